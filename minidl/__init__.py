@@ -1,0 +1,31 @@
+"""minidl: automatic differentiation from scratch, exact to any order, on NumPy or CuPy.
+
+>>> import minidl as md
+>>> x = md.tensor([1.0, 2.0, 3.0], requires_grad=True)
+>>> loss = (x * x).sum()
+>>> loss.backward()
+>>> x.grad
+tensor([2., 4., 6.])
+"""
+
+from numpy import bool_, float16, float32, float64, int8, int16, int32, int64, uint8
+
+from . import creation, func, ops
+from .creation import *  # noqa: F403 (its __all__ is what it offers)
+from .engine import autograd, random
+from .engine.anomaly import detect_anomaly
+from .engine.backend import Device as device
+from .engine.backend import get_default_dtype, set_default_dtype, transfers
+from .engine.check import check_grad
+from .engine.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .engine.op import Op
+from .engine.tensor import Parameter, Tensor, from_dlpack, live_tensors, tensor
+from .ops import *  # noqa: F403
+
+__version__ = "0.1.0"
+__all__ = [
+    "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "check_grad", "detect_anomaly", "device",
+    "enable_grad", "float16", "float32", "float64", "from_dlpack", "func", "get_default_dtype", "int8", "int16", "int32",
+    "int64", "is_grad_enabled", "live_tensors", "no_grad", "ops", "random", "set_default_dtype", "set_grad_enabled",
+    "tensor", "transfers", "uint8", *creation.__all__, *ops.__all__,
+]  # fmt: skip

@@ -1,0 +1,24 @@
+"""Data: data sets, batches of them, parts of them, and what is done to a batch."""
+
+from . import transforms
+from .dataset import Subset, TensorDataset
+from .datasets import available, cache_folder, digits, fashion_mnist, mnist
+from .idx import read_idx, read_labelled
+from .loader import DataLoader
+from .splits import KFold, random_split
+
+__all__ = [
+    "DataLoader",
+    "KFold",
+    "Subset",
+    "TensorDataset",
+    "available",
+    "cache_folder",
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "random_split",
+    "read_idx",
+    "read_labelled",
+    "transforms",
+]

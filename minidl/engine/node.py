@@ -1,0 +1,154 @@
+"""What a result remembers: the node that made it, when, and what its derivative needs.
+
+The nodes are the graph. A Tensor holds its node, a node holds its parents, nothing points back: dropping the loss frees
+the whole graph at once, without the garbage collector.
+
+One clock orders everything. Making a node takes the next tick, so decreasing time is an order in which every node comes
+before its parents. Writing into an array takes a tick too and stamps the array's storage, so a saved array whose stamp
+is later than its node has been overwritten since.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from .backend import Array, device_of
+
+tick = itertools.count(1).__next__
+last_write = 0  # the time of the latest write into any array: as long as it is older than a node, the node is safe
+_stamps: dict[int, list] = {}  # id of a storage -> [weak reference, time of its latest write]
+
+
+class Mode(threading.local):
+    """What this thread does with the operations it runs."""
+
+    record = 1  # 1: record nodes (the fast path); 0: do not; 2: record, and describe each node to `watch`
+    watch: Any = None  # called with each new node (anomaly mode)
+
+
+mode = Mode()
+
+
+class Ghost:
+    """All there is to know about an array except its values: shape, dtype, device, ndim, size.
+
+    A rule receives a ghost for an input that its operation does not save. Computing with one is a TypeError, so a
+    forgotten `saves` shows at the first gradient and never as a wrong number.
+    """
+
+    __slots__ = ("_device", "dtype", "shape")
+    __array_ufunc__ = None  # ndarray * ghost is a TypeError, not an array of objects
+
+    @property
+    def device(self) -> str:
+        """The device of the array: "cpu" or "cuda:i"."""
+        return getattr(self, "_device", "cpu")  # left unset on the CPU: one store less for every node
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+
+class Node(Ghost):
+    """One recorded operation, and the ghost of its result.
+
+    op          the Op that ran
+    args        what its rules receive: saved arrays, ghosts, numbers; None once backward has freed them
+    out         its result if the rules want it (an array, or a tuple of arrays)
+    parents     for each input the node that made it, or None for a constant
+    static      its keyword arguments
+    time        the tick at which it was made
+    hooks       functions called with its gradient
+    trace       where the user's code called it (anomaly mode only; otherwise unset)
+    """
+
+    __slots__ = ("__weakref__", "args", "hooks", "op", "out", "parents", "static", "time", "trace")
+
+
+class Leaf(Node):
+    """The node of a tensor that the user made and wants a gradient for.
+
+    It holds its Tensor weakly: a gradient kept with its graph leads back to the leaf, and would otherwise close a cycle.
+    """
+
+    __slots__ = ("tensor",)
+
+
+class Pick(Node):
+    """The node of one output of an operation that has several: `static["index"]` says which."""
+
+    __slots__ = ()
+
+
+class MultiNode(Node):
+    """An operation with several outputs; `outputs` are their ghosts. Its gradient is a tuple, one entry an output."""
+
+    __slots__ = ("outputs",)
+
+
+# None of these classes has an __init__: making a node is on the hot path of every operation, and calling one costs as
+# much as all the rest of it together.
+
+
+def ghost(array: Array, kind: type = Ghost) -> Any:
+    """Return a Ghost of an array, or the start of a Node."""
+    new = kind()
+    new.shape = array.shape
+    new.dtype = array.dtype
+    if type(array) is not np.ndarray:
+        new._device = device_of(array)
+    return new
+
+
+def leaf(tensor: Any) -> Leaf:
+    """Return the node of a tensor that wants a gradient."""
+    new = ghost(tensor.array, Leaf)
+    new.op = new.out = new.hooks = None
+    new.args = new.parents = ()
+    new.static = {}
+    new.time = tick()
+    new.tensor = weakref.ref(tensor)
+    return new
+
+
+# ---- the mutation clock ------------------------------------------------------------------------------------------
+
+
+def storage(array: Array) -> Array:
+    """Return the array that owns the memory of this one: itself, or what it is a view of."""
+    while True:
+        base = array.base
+        if base is None or not hasattr(base, "dtype"):  # memory that comes from bytes or a file has no owner array
+            return array
+        array = base
+
+
+def stamp(array: Array) -> None:
+    """Note that an array has just been written into. Every in-place write to a tensor's array must be followed by this."""
+    global last_write
+    owner = storage(array)
+    key = id(owner)
+    last_write = now = tick()
+    entry = _stamps.get(key)
+    if entry is None:
+        _stamps[key] = [weakref.ref(owner, lambda _: _stamps.pop(key, None)), now]
+    else:
+        entry[1] = now
+
+
+def written(array: Array) -> int:
+    """Return the time of the latest write into the memory of an array; 0 if there was none."""
+    entry = _stamps.get(id(storage(array)))
+    return entry[1] if entry else 0

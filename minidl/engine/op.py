@@ -1,0 +1,418 @@
+"""Op: an operation declared once, and the one choke point that every operation goes through.
+
+    softplus = Op(
+        lambda xp, x: xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x))),   # log(1 + e^x), no overflow at either end
+        lambda g, out, x: g * sigmoid(x),
+        saves="x",
+    )
+
+The first argument computes the result on raw arrays. Each further one is a rule, one for each input: given the gradient
+`g` that arrives at the result, it returns the gradient that leaves through that input. A rule is ordinary text over
+operations and does not know what carries it: with raw arrays it computes and records nothing, with Tensors it is
+recorded itself, which is what makes derivatives of every order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .backend import MODULES, SCALARS, Array, as_array, device_of, is_array
+from .node import Ghost, MultiNode, Node, Pick, ghost, mode, tick
+from .tensor import TENSORS, Tensor, wrap
+
+_NOTHING: dict[str, Any] = {}  # the static arguments of a call without any; never written to
+_VARIADIC = inspect.Parameter.VAR_POSITIONAL
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Op:
+    """A differentiable operation: one text for NumPy and CuPy, for every order of derivative.
+
+    Parameters
+    ----------
+    forward : `forward(xp, *arrays, **static)`, on raw arrays; or the name of the array module's function ("exp").
+        Positional parameters are arrays, keyword-only ones are settings. A tuple of results means several outputs.
+    *rules : `rule(g, out, *inputs, **static)`, one for each input, returning that input's gradient; None for an input
+        that has none. Written with operations, so that the rule can be differentiated in turn.
+    joint : instead of rules, one `joint(g, out, *inputs, **static)` returning a tuple with an entry (or None) an input,
+        for rules that share work. With several outputs g is a tuple, with zeros for those that were not used.
+    saves : the names, separated by blanks, of the inputs whose values the rules read, and "out" for the result.
+        Any other input that has a gradient reaches the rules as a ghost: shape, dtype, device, ndim and size.
+    into : `into(xp, out, *arrays, **static)`, computing into an existing array; without it the result is copied there.
+    samplewise : True if row n of the result depends on row n of the inputs alone, or a function of the inputs' shapes
+        and the settings that tells so. None: unknown, or samples mix.
+    effect : "random" or "buffers" if a call does more than return its result, so that a recorded step repeats it.
+    once : True if the rules are exact for first derivatives only; differentiating them raises.
+
+    The engine, not the rules, sums gradients over broadcast axes, casts them to the input's dtype, adds those of
+    repeated uses, and skips inputs that need none.
+
+    >>> from minidl.ops import exp
+    >>> cube = Op(lambda xp, x: x * x * x, lambda g, out, x: 3 * g * x * x, saves="x", name="cube")
+    >>> x = Tensor([2.0], requires_grad=True)
+    >>> cube(x).backward()
+    >>> x.grad
+    tensor([12.])
+    """
+
+    def __init__(
+        self,
+        forward: str | Callable[..., Any],
+        *rules: Callable[..., Any] | None,
+        joint: Callable[..., Any] | None = None,
+        saves: str = "",
+        into: Callable[..., Any] | None = None,
+        samplewise: bool | Callable[..., bool] | None = None,
+        effect: str | None = None,
+        once: bool = False,
+        name: str | None = None,
+        doc: str | None = None,
+    ):
+        self._name = name
+        self.rules, self.joint, self.into = rules, joint, into
+        self.samplewise, self.effect, self.once = samplewise, effect, once
+        self.__doc__ = doc or self._doc_of(forward)
+        if isinstance(forward, str):
+            self._name = name or forward
+            self.ufunc = getattr(np, forward, None)
+            self.inputs: tuple[str, ...] = ("x", "y", "z")[: len(rules) or getattr(self.ufunc, "nin", 1)]
+            self.settings: tuple[str, ...] = ()
+            self.variadic = False
+            self.forward = _module_function(forward)
+            self.on_numpy = self.ufunc or partial(self.forward, np)
+            self.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL[0]) for n in self.inputs])
+        else:
+            self.forward, self.ufunc, self.on_numpy = forward, None, partial(forward, np)
+            parameters = list(inspect.signature(forward).parameters.values())[1:]
+            self.inputs = tuple(p.name for p in parameters if p.kind in (*_POSITIONAL, _VARIADIC))
+            self.variadic = any(p.kind is _VARIADIC for p in parameters)
+            self.settings = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+            self.__signature__ = inspect.Signature(parameters)
+        self._check(rules, joint, saves, effect)
+        self.saved = frozenset(saves.split())
+        self.save_out = "out" in self.saved
+        self.keeps = tuple(n in self.saved for n in self.inputs)
+        self.differentiable = joint is not None or any(rules)
+        self.call = self._specialise()
+        # A class of its own lets op(x) run the function directly; through Op.__call__ it would cost a tenth more.
+        self.__class__ = type("Op", (type(self),), {"__call__": staticmethod(self.call)})
+
+    def _check(self, rules: tuple, joint: Any, saves: str, effect: str | None) -> None:
+        if rules and joint:
+            raise ValueError(f"{self.name}: give one rule an input, or joint=, not both")
+        if rules and (self.variadic or len(rules) != len(self.inputs)):
+            raise ValueError(f"{self.name}: needs one rule for each input {self.inputs}, got {len(rules)}; "
+                             "use joint= for a variable number of inputs")
+        unknown = set(saves.split()) - {*self.inputs, "out"}
+        if unknown:
+            raise ValueError(f"{self.name}: saves names {sorted(unknown)}, but the inputs are {self.inputs} and 'out'")
+        if effect not in (None, "random", "buffers"):
+            raise ValueError(f"{self.name}: effect must be None, 'random' or 'buffers', got {effect!r}")
+
+    @staticmethod
+    def _doc_of(forward: Any) -> str | None:
+        return None if isinstance(forward, str) else forward.__doc__
+
+    @property
+    def name(self) -> str:
+        """The name used in messages: as given, else that of the variable which holds the Op, else of the function."""
+        if self._name is None:
+            variables = getattr(self.forward, "__globals__", {})
+            self._name = next((k for k, v in variables.items() if v is self), None) or self.forward.__qualname__
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}{self.__signature__}>"
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        return self.call(*args, **static)
+
+    # ---- the choke point -----------------------------------------------------------------------------------------
+
+    def _specialise(self) -> Callable[..., Any]:
+        """Return the function that calls run: specialised for one or two inputs, the engine's hot path."""
+        if self.variadic or self.settings or len(self.inputs) > 2 or not self.differentiable:
+            call = _general(self)
+        else:
+            call = _unary(self) if len(self.inputs) == 1 else _binary(self)
+        call.__name__ = call.__qualname__ = self._name or "op"
+        return call
+
+    def apply(self, args: tuple, static: dict[str, Any]) -> Any:
+        """Run the operation on anything: tensors, arrays, numbers, lists. The general form of the hot path."""
+        if not self.variadic and len(args) != len(self.inputs):
+            args = self._settle(args, static)
+        arrays: list[Any] = []
+        parents: list[Node | None] = []
+        owner = kind = None  # an array that decides the module and the device, and its type
+        tracked = wrapped = False
+        for x in args:
+            node = None
+            if type(x) in TENSORS:
+                wrapped, node, x = True, x.node, x.array
+                tracked = tracked or node is not None
+            elif isinstance(x, Ghost):
+                raise TypeError(f"{self.name}: got the ghost of an input that was not saved; name it in the rule's saves=")
+            elif type(x) not in MODULES:
+                x = _plain(x, self.name)
+            if type(x) in MODULES:
+                if owner is None:
+                    owner, kind = x, type(x)
+                elif type(x) is not kind or (kind is not np.ndarray and device_of(x) != device_of(owner)):
+                    raise self._mixed(args)
+            arrays.append(x)
+            parents.append(node)
+        try:
+            if kind is None or kind is np.ndarray:
+                xp = np
+                out = self.on_numpy(*arrays, **static)
+            else:
+                xp = MODULES[kind]
+                with owner.device:  # CuPy computes on the current GPU, which need not be the one the arrays are on
+                    out = self.forward(xp, *arrays, **static)
+        except (ValueError, TypeError, IndexError) as error:
+            raise self.explain(error, args, static) from error
+        if type(out) is tuple:
+            return self._several(out, args, arrays, parents, static, tracked, wrapped)
+        if type(out) not in MODULES:
+            out = xp.asarray(out)
+        if owner is None:
+            return out if out.ndim else out.item()  # numbers in, a number out: still weak
+        if not wrapped:
+            return out
+        if not (tracked and mode.record and self.differentiable and out.dtype.kind == "f"):
+            return wrap(out)
+        return wrap(out, self.record(Node(), out, arrays, parents, self.kept(len(args)), static))
+
+    def record(self, node: Any, out: Any, arrays: Any, parents: Any, keeps: tuple, static: dict[str, Any]) -> Any:
+        """Fill in the node of a result."""
+        node.op = self
+        node.args = tuple(a if keep else parent or a for a, keep, parent in zip(arrays, keeps, parents, strict=True))
+        node.out = out if self.save_out else None
+        node.parents = tuple(parents)
+        node.static = static
+        node.time = tick()
+        node.hooks = None
+        if type(node) is Node:
+            node.shape, node.dtype = out.shape, out.dtype
+            if type(out) is not np.ndarray:
+                node._device = device_of(out)
+        if mode.record == 2:
+            mode.watch(node)
+        return node
+
+    def _several(self, outs: tuple, args: tuple, arrays: list, parents: list, static: dict, tracked: bool, wrapped: bool) -> tuple:
+        """Wrap several outputs: each has a Pick node, whose only parent is the node of the operation."""
+        if not wrapped:
+            return outs
+        if not (tracked and mode.record and self.differentiable):
+            return tuple(wrap(o) for o in outs)
+        main = self.record(MultiNode(), outs, arrays, parents, self.kept(len(args)), static)
+        main.outputs = tuple(ghost(o) for o in outs)
+        main.shape, main.dtype = tuple(o.shape for o in outs), tuple(o.dtype for o in outs)
+        return tuple(wrap(o, pick(main, i) if o.dtype.kind == "f" else None) for i, o in enumerate(outs))
+
+    def kept(self, n: int) -> tuple[bool, ...]:
+        """Tell for each of n inputs whether its values are saved."""
+        return (any(self.keeps),) * n if self.variadic else self.keeps
+
+    def _settle(self, args: tuple, static: dict[str, Any]) -> tuple:
+        """Move positional arguments beyond the arrays into the settings, as in sum(x, 0)."""
+        n = len(self.inputs)
+        if len(args) < n or len(args) - n > len(self.settings):
+            raise TypeError(f"{self.name}{self.__signature__}: got {len(args)} positional arguments")
+        for key, value in zip(self.settings, args[n:], strict=False):
+            if key in static:
+                raise TypeError(f"{self.name}: got two values for {key}=")
+            static[key] = value
+        return args[:n]
+
+    # ---- errors --------------------------------------------------------------------------------------------------
+
+    def explain(self, error: Exception, args: tuple, static: dict[str, Any]) -> Exception:
+        """Return the error of a forward with the name of the operation and what arrived in it."""
+        if str(error).startswith(f"{self.name}:"):
+            return error
+        unknown = [k for k in static if k not in self.settings]
+        if "dim" in unknown or "keepdim" in unknown:
+            return TypeError(f"{self.name}: dim= and keepdim= are called axis= and keepdims= here, as in NumPy")
+        if unknown:
+            return TypeError(f"{self.name}: unknown argument {unknown[0]}=; the settings are {list(self.settings)}")
+        shapes = [np.shape(getattr(a, "array", a)) if not is_array(a) else a.shape for a in args]
+        text = f"{self.name}: {error}"
+        if "could not be broadcast" in text or "Shape mismatch" in text or "must match" in text:
+            text = f"{self.name}: shapes {' and '.join(map(str, shapes))} do not broadcast together"
+        elif len(shapes) < 6:
+            settings = "".join(f", {k}={v!r}" for k, v in static.items() if np.size(v) < 9)
+            text += f" (shapes {', '.join(map(str, shapes))}{settings})"
+        base = next(k for k in (IndexError, ValueError, TypeError) if isinstance(error, k))
+        return (type(error) if type(error) is np.exceptions.AxisError else base)(text)
+
+    def _mixed(self, args: tuple) -> TypeError:
+        raw = [x.array if type(x) in TENSORS else x for x in args]
+        places = [device_of(a) if is_array(a) else "a number" for a in raw]
+        target = next(p for p in places if p.startswith("cuda"))
+        return TypeError(f"{self.name}: all arrays must be on one device, got {' and '.join(places)}; "
+                         f"move one with .to({target!r}) or .cpu()")
+
+    def compute_into(self, out: Array, *arrays: Any, **static: Any) -> None:
+        """Compute on raw arrays into an existing array: by the `into` kernel, else by copying the result."""
+        xp = MODULES[type(out)]
+        if self.into is not None:
+            self.into(xp, out, *arrays, **static)
+        else:
+            xp.copyto(out, self.forward(xp, *arrays, **static))
+
+    def is_samplewise(self, shapes: tuple[tuple[int, ...], ...], static: dict[str, Any]) -> bool:
+        """Tell whether row n of the result depends on row n of the inputs alone, for inputs of these shapes."""
+        return bool(self.samplewise(shapes, **static) if callable(self.samplewise) else self.samplewise)
+
+
+# ---- the hot path: NumPy tensors and numbers, one or two inputs, no settings. Every line is paid by every operation -----
+
+
+def _unary(op: Op) -> Callable[..., Any]:
+    compute, keep, save_out = op.on_numpy, op.keeps[0], op.save_out
+    ndarray, tensors, thread, new = np.ndarray, TENSORS, mode, object.__new__
+
+    def call(x: Any, /) -> Any:
+        wrapped = type(x) is Tensor or type(x) in tensors
+        a = x.array if wrapped else x
+        if type(a) is not ndarray:
+            return op.apply((x,), {})
+        try:
+            out = compute(a)
+        except (ValueError, TypeError) as error:
+            raise op.explain(error, (a,), {}) from error
+        if type(out) is not ndarray:
+            out = np.asarray(out)
+        if not wrapped:
+            return out
+        t = new(Tensor)
+        t.array = out
+        t._grad = t.node = None
+        parent = x.node
+        if parent is None or not thread.record:
+            return t
+        t.node = node = Node()
+        node.op = op
+        node.args = (a if keep else parent,)
+        node.out = out if save_out else None
+        node.parents = (parent,)
+        node.static = _NOTHING
+        node.time = tick()
+        node.shape = out.shape
+        node.dtype = out.dtype
+        node.hooks = None
+        if thread.record == 2:
+            thread.watch(node)
+        return t
+
+    return call
+
+
+def _binary(op: Op) -> Callable[..., Any]:
+    compute, (keep_x, keep_y), save_out = op.on_numpy, op.keeps, op.save_out
+    ndarray, tensors, thread, new = np.ndarray, TENSORS, mode, object.__new__
+
+    def call(x: Any, y: Any, /) -> Any:
+        m = n = None
+        a, b = x, y
+        if type(x) is Tensor or type(x) in tensors:
+            a, m = x.array, x.node
+        if type(y) is Tensor or type(y) in tensors:
+            b, n = y.array, y.node
+        if type(a) is not ndarray or not (type(b) is ndarray or type(b) is float or type(b) is int):
+            return op.apply((x, y), {})
+        try:
+            out = compute(a, b)
+        except (ValueError, TypeError) as error:
+            raise op.explain(error, (a, b), {}) from error
+        if type(out) is not ndarray:
+            out = np.asarray(out)
+        if a is x and b is y:
+            return out
+        t = new(Tensor)
+        t.array = out
+        t._grad = t.node = None
+        if (m is None and n is None) or not thread.record:
+            return t
+        t.node = node = Node()
+        node.op = op
+        node.args = (a if keep_x else m or a, b if keep_y else n or b)
+        node.out = out if save_out else None
+        node.parents = (m, n)
+        node.static = _NOTHING
+        node.time = tick()
+        node.shape = out.shape
+        node.dtype = out.dtype
+        node.hooks = None
+        if thread.record == 2:
+            thread.watch(node)
+        return t
+
+    return call
+
+
+def _general(op: Op) -> Callable[..., Any]:
+    """Any number of inputs, and settings; quick for one NumPy tensor, which is what reductions and reshapes get."""
+    single, keeps = len(op.inputs) == 1 and not op.variadic and op.differentiable, op.keeps
+
+    def call(*args: Any, **static: Any) -> Any:
+        x = args[0] if single and len(args) == 1 else None
+        if type(x) is not Tensor or type(x.array) is not np.ndarray:
+            return op.apply(args, static)
+        a, parent = x.array, x.node
+        try:
+            out = op.on_numpy(a, **static)
+        except (ValueError, TypeError, IndexError) as error:
+            raise op.explain(error, (a,), static) from error
+        if type(out) is not np.ndarray:
+            out = np.asarray(out)
+        if parent is None or not mode.record or out.dtype.kind != "f":
+            return wrap(out)
+        return wrap(out, op.record(Node(), out, (a,), (parent,), keeps, static))
+
+    return call
+
+
+# ---- helpers -----------------------------------------------------------------------------------------------------
+
+
+def pick(main: MultiNode, index: int) -> Pick:
+    """Return a node for one output of an operation with several."""
+    node, of = Pick(), main.outputs[index]
+    node.op = node.out = node.hooks = None
+    node.args, node.parents, node.static = (), (main,), {"index": index}
+    node.time = tick()
+    node.shape, node.dtype = of.shape, of.dtype
+    if of.device != "cpu":
+        node._device = of.device
+    return node
+
+
+def _plain(x: Any, who: str) -> Any:
+    """Make an argument that is no array weak or an array: numbers stay Python numbers, lists become arrays."""
+    if type(x) in (float, int, bool):
+        return x
+    if isinstance(x, np.generic):
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"{who}: needs real numbers, got {type(x).__name__} ({x!r})")
+        return x.item()  # a NumPy scalar would turn float32 into float64 (NEP 50)
+    if isinstance(x, SCALARS):
+        return x
+    if isinstance(x, (list, tuple)) or is_array(x):
+        return as_array(x, who=who)
+    raise TypeError(f"{who}: needs tensors, arrays or real numbers, got {type(x).__name__}")
+
+
+def _module_function(name: str) -> Callable[..., Any]:
+    def forward(xp: Any, *arrays: Any) -> Any:
+        return getattr(xp, name)(*arrays)
+
+    return forward

@@ -1,0 +1,421 @@
+"""Tensor: an array and, where a gradient may be wanted, the node that made it. No mathematics.
+
+Operators and methods such as `t.sum()` are attached by `minidl.ops`; what is here is what a tensor *is*: its array, its
+gradient, how it converts, copies and prints, and which in-place writes are allowed.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import backend
+from .backend import Array, array_module, as_array, device_of, to_device, to_numpy
+from .node import Leaf, Node, leaf, mode, stamp
+
+# What numpy.f(tensor) runs: NumPy's function or ufunc -> ours. Filled by minidl.ops.
+NUMPY_FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+TENSORS: set[type] = set()  # Tensor and its subclasses: `type(x) in TENSORS` is isinstance at a third of the price
+
+
+class Tensor:
+    """An n-dimensional array that derivatives can be taken of.
+
+    Parameters: `data` (number, nested lists, array or Tensor; always copied), `dtype`, `device` ("cpu", "cuda:i"),
+    `requires_grad`. Python floats become the default dtype (float32), Python ints int64; an array keeps its dtype.
+    TypeError for complex, object and string data, and for `requires_grad=True` with a dtype that is not floating.
+
+    >>> x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+    """
+
+    __slots__ = ("__weakref__", "_grad", "array", "node")
+
+    array: Array  # the raw array; `data` is the same with checks on assignment
+    node: Node | None  # None: a constant. A Leaf: the user wants its gradient. Any other Node: an operation made it
+    _grad: Tensor | None
+
+    if TYPE_CHECKING:  # attached by minidl.engine.autograd and minidl.ops
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def __add__(self, other: Any) -> Tensor: ...
+
+        def __radd__(self, other: Any) -> Tensor: ...
+
+        def __sub__(self, other: Any) -> Tensor: ...
+
+        def __rsub__(self, other: Any) -> Tensor: ...
+
+        def __mul__(self, other: Any) -> Tensor: ...
+
+        def __rmul__(self, other: Any) -> Tensor: ...
+
+        def __truediv__(self, other: Any) -> Tensor: ...
+
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+
+        def __pow__(self, other: Any) -> Tensor: ...
+
+        def __rpow__(self, other: Any) -> Tensor: ...
+
+        def __matmul__(self, other: Any) -> Tensor: ...
+
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+
+        def __neg__(self) -> Tensor: ...
+
+        def __getitem__(self, index: Any) -> Tensor: ...
+
+    def __init__(self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False):
+        source = data.array if isinstance(data, Tensor) else data
+        array = as_array(source, dtype, device)
+        self.array = array.copy() if array is source or getattr(array, "base", None) is not None else array
+        self.node = None
+        self._grad = None
+        if requires_grad:
+            self.requires_grad = True
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        TENSORS.add(cls)
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype of the elements."""
+        return self.array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.array.size
+
+    @property
+    def device(self) -> str:
+        """Where the array lives: "cpu" or "cuda:i"."""
+        return device_of(self.array)
+
+    @property
+    def data(self) -> Array:
+        """The raw array, shared. Assigning rebinds it, adopting dtype and device; the shape must stay."""
+        return self.array
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        new = as_array(value.array if isinstance(value, Tensor) else value, who="data")
+        if new.shape != self.shape:
+            raise ValueError(f"data: the new array must have the shape {self.shape} of the tensor, got {new.shape}")
+        if self.node is not None:
+            if not self.is_leaf:
+                raise RuntimeError("data: only a leaf can be rebound, and an operation made this tensor; detach() it first")
+            _check_floating(new.dtype)
+            grad, self._grad = self._grad, None
+            self.array = new
+            self.node = leaf(self)  # the graph of an earlier forward keeps the old leaf with its dtype
+            if grad is not None and grad.dtype == new.dtype and grad.device == self.device:
+                self._grad = grad
+        else:
+            self.array = new
+
+    @property
+    def is_leaf(self) -> bool:
+        """True unless a recorded operation made this tensor."""
+        return self.node is None or type(self.node) is Leaf
+
+    @property
+    def requires_grad(self) -> bool:
+        """True if operations on this tensor are recorded. Settable on leaves with a floating dtype."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if not self.is_leaf:
+            raise RuntimeError("requires_grad: can only be changed on a leaf; use detach() to cut a result from its graph")
+        if not value:
+            self.node = None
+        elif self.node is None:
+            _check_floating(self.dtype)
+            self.node = leaf(self)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set `requires_grad` and return the tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward` left here (same shape, dtype and device), or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is not None:
+            value = value if isinstance(value, Tensor) else wrap(as_array(value, who="grad"))
+            mine, other = (self.shape, self.dtype, self.device), (value.shape, value.dtype, value.device)
+            if mine != other:
+                raise ValueError(f"grad: must have the tensor's shape, dtype and device {mine}, got {other}")
+        self._grad = value
+
+    def detach(self) -> Tensor:
+        """Return a constant that shares this tensor's array: no gradient flows through it."""
+        return wrap(self.array)
+
+    # ---- out of the library --------------------------------------------------------------------------------------
+
+    def numpy(self) -> np.ndarray:
+        """Return the values as a NumPy array, sharing memory on the CPU. RuntimeError if a gradient is recorded."""
+        if self.node is not None:
+            raise RuntimeError("numpy: this tensor requires a gradient, which an array cannot carry; use t.detach().numpy()")
+        return to_numpy(self.array)
+
+    def item(self) -> bool | int | float:
+        """Return the single element as a Python number; ValueError if there is not exactly one."""
+        if self.array.size != 1:
+            raise ValueError(f"item: needs exactly one element, got {self.size} (shape {self.shape})")
+        return backend.scalar(self.array)
+
+    def tolist(self) -> Any:
+        """Return the values as nested Python lists."""
+        return to_numpy(self.array).tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
+        if out is not None:
+            raise TypeError(f"{ufunc.__name__}: cannot write a Tensor into an ndarray (out=, or `array += tensor`); "
+                            "write array = array + tensor, or use tensor.detach().numpy()")
+        name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+        return _numpy_function(NUMPY_FUNCTIONS.get(ufunc) if method == "__call__" else None, name)(*inputs, **kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return _numpy_function(NUMPY_FUNCTIONS.get(function), function.__name__)(*args, **kwargs)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        if self.node is not None:
+            raise BufferError("__dlpack__: this tensor requires a gradient; export t.detach()")
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __float__(self) -> float:
+        return float(self._single("float"))
+
+    def __int__(self) -> int:
+        return int(self._single("int"))
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu" or self.ndim:
+            raise TypeError(f"index: needs a 0-d integer tensor, got shape {self.shape} of {self.dtype}")
+        return int(backend.scalar(self.array))
+
+    def __bool__(self) -> bool:
+        if self.array.size != 1:
+            raise ValueError(f"bool: the truth value of a tensor with {self.size} elements is ambiguous; use any() or all()")
+        return bool(backend.scalar(self.array))
+
+    def _single(self, who: str) -> bool | int | float:
+        if self.array.size != 1:
+            raise ValueError(f"{who}: needs exactly one element, got {self.size} (shape {self.shape})")
+        return backend.scalar(self.array)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len: a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i in range(len(self)):
+            yield self[i]
+
+    __hash__ = object.__hash__  # by identity: == compares elements
+
+    def __repr__(self) -> str:
+        flag = ", requires_grad=True" if self.is_leaf and self.requires_grad else ""
+        if not self.is_leaf:
+            flag = f", op={self.node.op.name}" if self.node and self.node.op else ", op=pick"
+        place = "" if type(self.array) is np.ndarray else f", device='{self.device}'"
+        kind = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
+        text = np.array2string(to_numpy(self.array), separator=", ", prefix="tensor(")
+        return f"tensor({text}{kind}{place}{flag})"
+
+    # ---- copies --------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("deepcopy: an operation made this tensor; copy t.detach(), or the tensors it came from")
+        new = wrap(self.array.copy(), cls=type(self))
+        memo[id(self)] = new
+        if self.requires_grad:
+            new.node = leaf(new)
+        if self._grad is not None:
+            new._grad = wrap(self._grad.array.copy())
+        return new
+
+    def __copy__(self) -> Tensor:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> tuple:
+        if not self.is_leaf:
+            raise RuntimeError("pickle: an operation made this tensor; pickle t.detach()")
+        return _rebuild, (type(self), to_numpy(self.array), self.device, self.requires_grad)
+
+    # ---- writing in place ----------------------------------------------------------------------------------------
+
+    def _written(self, who: str, remedy: str) -> None:
+        """Refuse a write while operations are recorded: derivatives would be those of the old values."""
+        if mode.record:
+            raise RuntimeError(f"{who}: writing in place would falsify recorded derivatives; {remedy}, or write under no_grad()")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._written("t[...] = v", "use md.where(mask, v, t), or md.index_set(t, index, v)")
+        self.array[_raw(index)] = self._own(value)
+        stamp(self.array)
+
+    def copy_(self, source: Any) -> Tensor:
+        """Overwrite the elements with those of source (broadcast, cast); only under `no_grad()`."""
+        self._written("copy_", "make a new tensor")
+        self.array[...] = self._own(source)
+        stamp(self.array)
+        return self
+
+    def fill_(self, value: float) -> Tensor:
+        """Overwrite every element with a number; only under `no_grad()`."""
+        return self.copy_(value)
+
+    def zero_(self) -> Tensor:
+        """Overwrite every element with 0; only under `no_grad()`."""
+        return self.copy_(0)
+
+    def _own(self, value: Any) -> Any:
+        """Return a value to be written as an array on this tensor's device."""
+        value = value.array if isinstance(value, Tensor) else value
+        if type(value) in backend.SCALARS:
+            return value
+        value = as_array(value, device=None if backend.is_array(value) else self.device, who="in-place write")
+        if device_of(value) != self.device:
+            raise ValueError(f"in-place write: the tensor is on {self.device} and the value on {device_of(value)}; use .to()")
+        return value
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._assign(lambda: self.array + self._own(other))
+
+    def __isub__(self, other: Any) -> Any:
+        return self._assign(lambda: self.array - self._own(other))
+
+    def __imul__(self, other: Any) -> Any:
+        return self._assign(lambda: self.array * self._own(other))
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._assign(lambda: self.array / self._own(other))
+
+    def _assign(self, compute: Callable[[], Array]) -> Any:
+        """Make `p -= lr * p.grad` under no_grad() update the parameter itself; elsewhere `t += 1` rebinds the name."""
+        if mode.record or type(self.node) is not Leaf:
+            return NotImplemented
+        self.array[...] = compute()
+        stamp(self.array)
+        return self
+
+
+TENSORS.add(Tensor)
+_new = object.__new__
+
+
+def wrap(array: Array, node: Node | None = None, cls: type = Tensor) -> Any:
+    """Make a Tensor of an array without copying or checking: how the engine makes its own."""
+    t = _new(cls)
+    t.array = array
+    t.node = node
+    t._grad = None
+    return t
+
+
+def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Make a Tensor of numbers, nested lists or an array, copying it. See `Tensor` for the rules.
+
+    >>> tensor([[1, 2], [3, 4]]).dtype, tensor([0.5]).dtype, tensor(np.zeros(2)).dtype
+    (dtype('int64'), dtype('float32'), dtype('float64'))
+    """
+    return Tensor(data, dtype, device, requires_grad)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """Make a Tensor that shares the memory of another library's array, through the DLPack protocol.
+
+    >>> a = np.arange(3.0)
+    >>> t = from_dlpack(a)
+    >>> a[0] = 5.0
+    >>> t.tolist()
+    [5.0, 1.0, 2.0]
+    """
+    kind = x.__dlpack_device__()[0]
+    module = np if kind in (1, 3) else backend.cuda_module()
+    return wrap(as_array(module.from_dlpack(x), who="from_dlpack"))
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: a leaf that wants its gradient, found by `Module.parameters()`.
+
+    >>> Parameter([1.0, 2.0])
+    tensor([1., 2.], requires_grad=True)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True):
+        super().__init__(data, requires_grad=requires_grad)
+
+
+def _check_floating(dtype: np.dtype) -> None:
+    if dtype.kind != "f":
+        raise TypeError(f"requires_grad: only tensors of floating dtype can have gradients, got {dtype}; use .astype(float)")
+
+
+def _rebuild(cls: type, array: np.ndarray, device: str, requires_grad: bool) -> Tensor:
+    new = wrap(to_device(array, device), cls=cls)
+    if requires_grad:
+        new.node = leaf(new)
+    return new
+
+
+def _raw(index: Any) -> Any:
+    """Replace the tensors in an index by their arrays."""
+    if isinstance(index, tuple):
+        return tuple(_raw(i) for i in index)
+    return index.array if isinstance(index, Tensor) else index
+
+
+def _numpy_function(ours: Callable[..., Any] | None, name: str) -> Callable[..., Any]:
+    if ours is None:
+        raise TypeError(f"numpy.{name}: minidl has no derivative for it; use an operation of minidl, or t.detach().numpy()")
+    return ours
+
+
+def live_tensors() -> int:
+    """Return how many Tensors exist now. Back at its old value after a step: no graph was left behind.
+
+    It asks the garbage collector, so that making tensors costs nothing for it.
+    """
+    return sum(type(o) in TENSORS for o in gc.get_objects())
+
+
+__all__ = ["NUMPY_FUNCTIONS", "TENSORS", "Parameter", "Tensor", "array_module", "from_dlpack", "live_tensors", "tensor", "wrap"]

@@ -1,0 +1,167 @@
+"""The table of derivatives, and where its entries appear: as operators, methods and NumPy functions of a Tensor."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..engine.op import Op
+from ..engine.tensor import NUMPY_FUNCTIONS, Tensor
+from . import linalg
+from .elementwise import (
+    absolute,
+    add,
+    astype,
+    bitwise_and,
+    bitwise_or,
+    copy,
+    divide,
+    equal,
+    exp,
+    greater,
+    greater_equal,
+    invert,
+    less,
+    less_equal,
+    log,
+    maximum,
+    minimum,
+    move,
+    multiply,
+    negative,
+    not_equal,
+    power,
+    sigmoid,
+    sign,
+    sqrt,
+    subtract,
+    tanh,
+    where,
+)
+from .index import getitem, take_along_axis
+from .linalg import matmul
+from .network import (
+    batch_norm,
+    batch_norm_train,
+    cross_entropy,
+    dropout,
+    dropout_mask,
+    linear,
+    log_softmax,
+    minus_one_hot,
+    relu,
+    softmax,
+)
+from .reduce import argmax, logsumexp, max, mean, sum, var
+from .shape import broadcast_to, concatenate, expand_dims, ravel, reshape, squeeze, stack, transpose
+
+abs = absolute
+
+# ---- operators ---------------------------------------------------------------------------------------------------
+
+
+def _reflected(op: Op) -> Callable[[Any, Any], Any]:
+    call = op.call
+    return lambda self, other: call(other, self)
+
+
+def _guarded(op: Op, name: str) -> Callable[[Any, Any], Any]:
+    """Let Python try the other operand, or compare by identity, when it is nothing an operation takes."""
+    call = op.call
+
+    def method(self: Any, other: Any) -> Any:
+        if other is None or isinstance(other, (str, bytes, dict, set)):
+            return NotImplemented
+        return call(self, other)
+
+    method.__name__ = name
+    return method
+
+
+BINARY = {"add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul,
+          "and": bitwise_and, "or": bitwise_or}  # fmt: skip
+COMPARISONS = {"eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}
+UNARY = {"neg": negative, "abs": absolute, "invert": invert}
+
+for _name, _op in BINARY.items():
+    setattr(Tensor, f"__{_name}__", _op.call)
+    setattr(Tensor, f"__r{_name}__", _reflected(_op))
+for _name, _op in COMPARISONS.items():
+    setattr(Tensor, f"__{_name}__", _guarded(_op, _name))
+for _name, _op in UNARY.items():
+    setattr(Tensor, f"__{_name}__", _op.call)
+Tensor.__getitem__ = getitem
+Tensor.__pos__ = lambda self: self
+
+# ---- methods -----------------------------------------------------------------------------------------------------
+
+
+def _varied(function: Any, key: str) -> Callable[..., Any]:
+    """Let t.reshape(2, 3) mean t.reshape((2, 3)), as in NumPy."""
+
+    def method(self: Any, *values: Any, **named: Any) -> Any:
+        if values:
+            named[key] = tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+        return function(self, **named)
+
+    return method
+
+
+def _to(self: Tensor, *target: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+    """Return the tensor on another device or of another dtype; itself where nothing changes. Differentiable."""
+    for value in target:
+        if isinstance(value, str) and value.partition(":")[0] in ("cpu", "cuda"):
+            device = value
+        else:
+            dtype = value
+    out = self
+    if dtype is not None and np.dtype(dtype) != out.dtype:
+        out = astype(out, dtype=np.dtype(dtype))
+    return out if device is None or device == out.device else move(out, device=device)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    **{op.name: op.call for op in (exp, log, sqrt, tanh, sigmoid, sum, mean, var, max, argmax, copy)},
+    "logsumexp": logsumexp.call,
+    "squeeze": squeeze,
+    "ravel": ravel,
+    "flatten": lambda self: ravel(self).copy(),
+    "reshape": _varied(reshape, "shape"),
+    "transpose": _varied(transpose, "axes"),
+    "astype": lambda self, dtype: astype(self, dtype=np.dtype(dtype)),
+    "to": _to,
+    "cpu": lambda self: _to(self, device="cpu"),
+    "cuda": lambda self, index=0: _to(self, device=f"cuda:{index}"),
+    "float": lambda self: _to(self, dtype=np.float32),
+    "double": lambda self: _to(self, dtype=np.float64),
+}
+
+for _name, _function in METHODS.items():
+    setattr(Tensor, _name, _function)
+Tensor.T = property(lambda self: transpose(self))
+Tensor.mT = property(linalg.swap)
+
+# ---- numpy.f(tensor) ---------------------------------------------------------------------------------------------
+
+for _op in (add, subtract, multiply, divide, negative, absolute, sign, exp, log, sqrt, tanh, maximum, minimum, bitwise_and,
+            bitwise_or, invert, *COMPARISONS.values()):  # fmt: skip
+    NUMPY_FUNCTIONS[_op.ufunc] = _op.call
+NUMPY_FUNCTIONS |= {np.power: power.call, np.matmul: matmul.call, np.dot: matmul.call}
+NUMPY_FUNCTIONS |= {
+    getattr(np, f.__name__ if not isinstance(f, Op) else f.name): f.call if isinstance(f, Op) else f
+    for f in (where, sum, mean, var, max, argmax, reshape, transpose, broadcast_to, copy, squeeze, expand_dims, ravel,
+              concatenate, stack, take_along_axis)  # fmt: skip
+}
+NUMPY_FUNCTIONS |= {np.shape: operator.attrgetter("shape"), np.ndim: operator.attrgetter("ndim"), np.size: operator.attrgetter("size")}
+
+__all__ = [
+    "absolute", "abs", "add", "argmax", "astype", "batch_norm", "batch_norm_train", "bitwise_and", "bitwise_or", "broadcast_to", "concatenate", "copy",
+    "cross_entropy", "divide", "dropout", "dropout_mask", "equal", "exp", "expand_dims", "getitem", "greater",
+    "greater_equal", "less", "less_equal", "linear", "log", "log_softmax", "invert",
+    "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "minus_one_hot", "move", "multiply", "negative", "not_equal",
+    "power", "ravel", "relu", "reshape", "sigmoid", "sign", "softmax", "sqrt", "squeeze", "stack", "subtract", "sum",
+    "take_along_axis", "tanh", "transpose", "var", "where",
+]  # fmt: skip

@@ -1,0 +1,154 @@
+"""Indexing. The gradient of taking elements out is putting them back, added up where an index repeats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+
+from ..engine.backend import as_array, device_of, is_array, scatter_add
+from ..engine.node import mode
+from ..engine.op import Op
+from ..engine.tensor import TENSORS
+
+
+class _Place:
+    """Stands in an index for the next array: arrays are inputs of the operation, the rest is a setting."""
+
+    def __repr__(self) -> str:
+        return "array"
+
+
+_ARRAY = _Place()
+
+
+def _fill(index: tuple, arrays: tuple) -> tuple:
+    """Put the arrays back into an index."""
+    if not arrays:
+        return index
+    rest = iter(arrays)
+    return tuple(next(rest) if i is _ARRAY else i for i in index)
+
+
+def _take(xp: Any, x: Any, *arrays: Any, index: tuple) -> Any:
+    if xp is not np and mode.watch is not None:
+        _check_bounds(x.shape, index, arrays)
+    return x[_fill(index, arrays)]
+
+
+def _check_bounds(shape: tuple, index: tuple, arrays: tuple) -> None:
+    """Let NumPy judge an index on the host: CuPy wraps what is out of range without a word."""
+    host = tuple(a.get() for a in arrays)
+    np.broadcast_to(np.empty((), np.bool_), shape)[_fill(index, host)]
+
+
+def _put(xp: Any, g: Any, *arrays: Any, index: tuple, shape: tuple) -> Any:
+    out = xp.zeros(shape, g.dtype)
+    where = _fill(index, arrays)
+    if any(a.dtype.kind != "b" for a in arrays):
+        scatter_add(xp, out, where, g)
+    else:
+        out[where] = g  # slices and masks take each element once
+    return out
+
+
+_getitem = Op(
+    _take,
+    joint=lambda g, out, x, *arrays, index: (_scatter(g, *arrays, index=index, shape=x.shape), *([None] * len(arrays))),
+    saves="arrays",
+    name="getitem",
+)
+
+_scatter = Op(
+    _put,
+    joint=lambda g, out, x, *arrays, index, shape: (_getitem(g, *arrays, index=index), *([None] * len(arrays))),
+    saves="arrays",
+    name="scatter",
+)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """Return x[index]: integers, slices, None, Ellipsis, masks, integer arrays with repeats, and tuples of them.
+
+    The result of integers and slices alone is a view. The gradient of an element that is taken k times is the sum of k
+    gradients. IndexError for an integer out of range; on a GPU an out-of-range *array* of indices wraps round silently,
+    as in CuPy, except under `detect_anomaly()`.
+
+    >>> x = tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> getitem(x, [0, 0, 2]).sum().backward()
+    >>> x.grad
+    tensor([2., 0., 1.])
+    """
+    parts, arrays = [], []
+    for i in index if isinstance(index, tuple) else (index,):
+        if i is None or i is Ellipsis or isinstance(i, (int, slice, np.integer)):
+            parts.append(i)
+            continue
+        array = i if type(i) in TENSORS or is_array(i) else _host_index(i, x)
+        if array.dtype.kind not in "biu":
+            raise IndexError(f"getitem: indices must be integers, slices, masks or integer arrays, got dtype {array.dtype}")
+        parts.append(_ARRAY)
+        arrays.append(array)
+    return _getitem(x, *arrays, index=tuple(parts))
+
+
+def _host_index(index: Any, x: Any) -> Any:
+    """Make a list of indices an array beside x."""
+    if not isinstance(index, (list, tuple, range)):
+        raise IndexError(f"getitem: indices must be integers, slices, masks or integer arrays, got {type(index).__name__}")
+    array = np.asarray(index, dtype=None if len(index) else np.int64)
+    return as_array(array, device=x.device if type(x) in TENSORS else device_of(x), who="getitem")
+
+
+# ---- along an axis -----------------------------------------------------------------------------------------------
+
+
+def _along(xp: Any, indices: Any, axis: int) -> tuple:
+    """Return the full index that picks `indices` along one axis and its own place along the others."""
+    n = indices.ndim
+    ranges = (xp.arange(k).reshape(tuple(-1 if j == i else 1 for j in range(n))) for i, k in enumerate(indices.shape))
+    return tuple(indices if i == axis else r for i, r in enumerate(ranges))
+
+
+def _put_along(xp: Any, g: Any, indices: Any, *, axis: int, shape: tuple) -> Any:
+    out = xp.zeros(shape, g.dtype)
+    scatter_add(xp, out, _along(xp, indices, axis), g)
+    return out
+
+
+_take_along = Op(
+    lambda xp, x, indices, *, axis: xp.take_along_axis(x, indices, axis=axis),
+    lambda g, out, x, indices, *, axis: _add_along(g, indices, axis=axis, shape=x.shape),
+    None,
+    saves="indices",
+    name="take_along_axis",
+    samplewise=lambda shapes, *, axis: axis != 0,
+)
+
+_add_along = Op(
+    _put_along,
+    lambda g, out, x, indices, *, axis, shape: _take_along(g, indices, axis=axis),
+    None,
+    saves="indices",
+    name="add_along_axis",
+    samplewise=lambda shapes, *, axis, shape: axis != 0,
+)
+
+
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
+    """Take from each row along axis the elements that `indices` names there; the other axes must match.
+
+    Shapes: x (..., k, ...), indices (..., m, ...) -> (..., m, ...). Repeated indices add their gradients.
+
+    >>> take_along_axis(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1], [0]]), axis=1)
+    tensor([[2.],
+            [3.]])
+    """
+    shape, other = np.shape(x), np.shape(indices)
+    axis = normalize_axis_index(axis, len(shape), "take_along_axis")
+    if len(shape) != len(other) or any(a != b for i, (a, b) in enumerate(zip(shape, other, strict=True)) if i != axis):
+        raise ValueError(f"take_along_axis: indices must have x's shape except along axis {axis}, got {other} for {shape}")
+    return _take_along(x, indices, axis=axis)
+
+

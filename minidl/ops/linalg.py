@@ -1,0 +1,68 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engine.op import Op
+from .shape import transpose
+
+
+def check_dtypes(who: str, *named: tuple[str, Any]) -> None:
+    """Raise TypeError unless all arrays of a product have one dtype: a mixed product would silently change precision."""
+    (first, a), *rest = named
+    for name, b in rest:
+        if a.dtype != b.dtype:
+            raise TypeError(f"{who}: {first} is {a.dtype} and {name} is {b.dtype}; convert one with .astype({str(a.dtype)!r})")
+
+
+def _matmul(xp: Any, a: Any, b: Any) -> Any:
+    check_dtypes("matmul", ("a", a), ("b", b))
+    if not a.ndim or not b.ndim:
+        raise ValueError(f"matmul: needs arrays of at least one axis, got shapes {a.shape} and {b.shape}; use * for numbers")
+    rows = b.shape[0] if b.ndim == 1 else b.shape[-2]
+    if a.shape[-1] != rows:
+        fits = b.ndim > 1 and b.shape[-1] == a.shape[-1]
+        hint = "; did you mean a @ b.T?" if fits else ""
+        raise ValueError(f"matmul: a has {a.shape[-1]} columns and b has {rows} rows (a {a.shape}, b {b.shape}){hint}")
+    # For two matrices `dot` goes straight to BLAS; `matmul` takes seven times as long for an outer product.
+    return xp.dot(a, b) if a.ndim < 3 and b.ndim < 3 else xp.matmul(a, b)
+
+
+def swap(x: Any) -> Any:
+    """Exchange the last two axes."""
+    return x.T if x.ndim == 2 else transpose(x, axes=(*range(x.ndim - 2), -1, -2))
+
+
+def _matmul_left(g: Any, out: Any, a: Any, b: Any) -> Any:
+    """dL/da = g b'. A vector b acts as a column, a vector a as a row."""
+    if b.ndim == 1:
+        return g * b if a.ndim == 1 else g[..., None] * b
+    if a.ndim == 1:
+        return matmul(g[..., None, :], swap(b))[..., 0, :]
+    return matmul(g, swap(b))
+
+
+def _matmul_right(g: Any, out: Any, a: Any, b: Any) -> Any:
+    """dL/db = a' g."""
+    if a.ndim == 1:
+        return g * a if b.ndim == 1 else a[:, None] * g[..., None, :]
+    if b.ndim == 1:
+        return matmul(swap(a), g[..., None])[..., 0]
+    return matmul(swap(a), g)
+
+
+matmul = Op(
+    _matmul,
+    _matmul_left,
+    _matmul_right,
+    saves="a b",
+    samplewise=lambda shapes: len(shapes[0]) > 1 and len(shapes[1]) <= 2,
+    doc="""Multiply matrices: (..., n, k) @ (..., k, m) -> (..., n, m); leading axes broadcast, vectors act as row or column.
+
+    TypeError for two dtypes, ValueError for shapes that do not fit or a 0-d operand.
+
+    >>> matmul(tensor([[1.0, 2.0]]), tensor([[3.0], [4.0]]))
+    tensor([[11.]])
+    """,
+)

@@ -1,0 +1,349 @@
+"""Functions of networks: affine maps, activations, softmax and its loss, batch normalization, dropout.
+
+Some are fused: one entry where a composition would do, because it is faster or because only the whole is stable. Their
+rules are written with elementary operations, so that every further derivative is that of the composition.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine import random
+from ..engine.backend import device_of, to_device
+from ..engine.node import mode
+from ..engine.op import Op
+from .elementwise import exp, sqrt
+from .linalg import check_dtypes, matmul
+from .reduce import kept, shift
+
+# ---- affine and activations --------------------------------------------------------------------------------------
+
+
+def _linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: x {x.shape} must end in the {weight.shape[-1:]} input features of weight {weight.shape}")
+    if bias is None:
+        check_dtypes("linear", ("x", x), ("weight", weight))
+        return xp.dot(x, weight.T)
+    check_dtypes("linear", ("x", x), ("weight", weight), ("bias", bias))
+    out = xp.dot(x, weight.T)
+    out += bias
+    return out
+
+
+def _linear_weight(g: Any, x: Any) -> Any:
+    """dL/dweight = g' x, with all leading axes taken as samples."""
+    if x.ndim == 2:
+        return matmul(g.T, x)
+    return matmul(g.reshape((-1, g.shape[-1])).T, x.reshape((-1, x.shape[-1])))
+
+
+def _linear_rows(shapes: tuple) -> bool:
+    return len(shapes[0]) > 1
+
+
+_linear_with_bias = Op(
+    _linear,
+    lambda g, out, x, weight, bias: matmul(g, weight),
+    lambda g, out, x, weight, bias: _linear_weight(g, x),
+    lambda g, out, x, weight, bias: g,  # the engine sums over the samples
+    saves="x weight",
+    name="linear",
+    samplewise=_linear_rows,
+)
+
+_linear_alone = Op(
+    lambda xp, x, weight: _linear(xp, x, weight),
+    lambda g, out, x, weight: matmul(g, weight),
+    lambda g, out, x, weight: _linear_weight(g, x),
+    saves="x weight",
+    name="linear",
+    samplewise=_linear_rows,
+)
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """Map affinely: x weight' + bias.
+
+    Shapes: x (..., k), weight (m, k), bias (m,) or None -> (..., m). ValueError for other shapes, TypeError for dtypes
+    that differ.
+
+    >>> linear(tensor([[1.0, 2.0]]), tensor([[3.0, 4.0]]), tensor([0.5]))
+    tensor([[11.5]])
+    """
+    return _linear_alone(x, weight) if bias is None else _linear_with_bias(x, weight, bias)
+
+
+relu = Op(
+    lambda xp, x: xp.maximum(x, 0),
+    lambda g, out, x: g * (out > 0),
+    saves="out",
+    samplewise=True,
+    doc="""Rectify elementwise: max(x, 0). The derivative at 0 is 0.
+
+    >>> relu(tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """,
+)
+
+# ---- softmax -----------------------------------------------------------------------------------------------------
+
+
+def _softmax(xp: Any, x: Any, *, axis: int = -1) -> Any:
+    e = xp.exp(x - shift(xp, x, axis))  # the shift is the row's own maximum: a common one would underflow small rows
+    s = e.sum(axis=axis, keepdims=True)
+    return e / xp.where(s > 0, s, 1.0)
+
+
+def _softmax_rule(g: Any, out: Any, x: Any, *, axis: int = -1) -> Any:
+    """dL/dx = p (g - sum_j p_j g_j)."""
+    return out * (g - (out * g).sum(axis=axis, keepdims=True))
+
+
+def _other_axis(shapes: tuple, *, axis: int = -1) -> bool:
+    return axis not in (0, -len(shapes[0]))
+
+
+softmax = Op(
+    _softmax,
+    _softmax_rule,
+    saves="out",
+    samplewise=_other_axis,
+    doc="""Turn scores into probabilities along axis: e^x_i / sum_j e^x_j, stable for any finite x.
+
+    A row of -inf alone gives zeros (no class is possible), with zero gradients.
+
+    >>> softmax(tensor([0.0, 1.0, 1e4]))
+    tensor([0., 0., 1.])
+    """,
+)
+
+
+def _log_softmax(xp: Any, x: Any, *, axis: int = -1) -> Any:
+    z = x - shift(xp, x, axis)
+    s = xp.exp(z).sum(axis=axis, keepdims=True)
+    return z - xp.log(xp.where(s > 0, s, 1.0))
+
+
+def _log_softmax_rule(g: Any, out: Any, x: Any, *, axis: int = -1) -> Any:
+    """dL/dx = g - p sum_j g_j."""
+    return g - exp(out) * g.sum(axis=axis, keepdims=True)
+
+
+log_softmax = Op(
+    _log_softmax,
+    _log_softmax_rule,
+    saves="out",
+    samplewise=_other_axis,
+    doc="""Compute log softmax along axis: x_i - log sum_j e^x_j. Finite where log(softmax(x)) is -inf.
+
+    >>> log_softmax(tensor([0.0, 1e4]))
+    tensor([-10000.,      0.])
+    """,
+)
+
+# ---- cross-entropy -----------------------------------------------------------------------------------------------
+
+
+def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
+    """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_picked`."""
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: targets must be integer class numbers, got {target.dtype}; use .astype('int64')")
+    expected = x.shape[:axis] + x.shape[axis + 1 :]
+    if target.shape != expected:
+        raise ValueError(f"cross_entropy: logits {x.shape} with classes on axis {axis} need targets {expected}, got {target.shape}")
+    classes = x.shape[axis]
+    if (xp is np or mode.watch is not None) and target.size and (int(target.min()) < 0 or int(target.max()) >= classes):
+        flat = (target if xp is np else target.get()).ravel()
+        where = int(((flat < 0) | (flat >= classes)).argmax())
+        raise IndexError(f"cross_entropy: targets must lie in [0, {classes}), got {flat[where]} at index {where}")
+
+
+def _rows(xp: Any, x: Any, axis: int) -> Any:
+    """Bring the class axis last and flatten the others: (..., c, ...) -> (n, c)."""
+    return x if x.ndim == 2 and axis == 1 else xp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+
+
+def _valid(xp: Any, target: Any, classes: int) -> Any:
+    """Return 1 for a target in range and NaN for one that is not (on a GPU, where nothing else would show it)."""
+    return xp.where((target >= 0) & (target < classes), 1.0, xp.nan)
+
+
+def _losses(xp: Any, x: Any, target: Any, *, axis: int) -> Any:
+    _check_targets(xp, x, target, axis)
+    rows, flat = _rows(xp, x, axis), target.reshape(-1)
+    z = rows - shift(xp, rows, 1)
+    picked = z[xp.arange(len(flat)), flat]
+    losses = xp.log(xp.exp(z).sum(axis=1)) - picked
+    if xp is not np:
+        losses = (losses * _valid(xp, flat, x.shape[axis])).astype(x.dtype)
+    return losses.reshape(target.shape)
+
+
+def _minus_one_hot(xp: Any, p: Any, target: Any, *, axis: int) -> Any:
+    rows, flat = _rows(xp, p, axis), target.reshape(-1)
+    out = rows.copy()
+    out[xp.arange(len(flat)), flat] -= 1.0
+    if out.shape == p.shape:
+        return out
+    spread = p.shape[:axis] + p.shape[axis + 1 :] + (p.shape[axis],)
+    return xp.moveaxis(out.reshape(spread), -1, axis)
+
+
+minus_one_hot = Op(
+    _minus_one_hot,
+    lambda g, out, p, target, *, axis: g,
+    None,
+    samplewise=lambda shapes, *, axis: axis != 0,
+    doc="""Subtract 1 from each row's entry of its class: p - e_target, the gradient of cross-entropy at p = softmax(x).
+
+    >>> minus_one_hot(tensor([[0.25, 0.75]]), tensor([1]), axis=1)
+    tensor([[ 0.25, -0.25]])
+    """,
+)
+
+_cross_entropy = Op(
+    _losses,
+    lambda g, out, x, target, *, axis: kept(g, x, axis, False) * minus_one_hot(softmax(x, axis=axis), target, axis=axis),
+    None,
+    saves="x target",
+    name="cross_entropy",
+    samplewise=lambda shapes, *, axis: axis != 0,
+)
+
+
+def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Any:
+    """Compute the cross-entropy of classes under softmax(logits): -log softmax(x)_target, in nats.
+
+    Shapes: logits (n, c, ...) or (c,), target (n, ...) or () of integers in [0, c) -> a number for "mean" and "sum",
+    target's shape for "none". A target out of range is an IndexError on the CPU and a NaN loss on a GPU, where looking
+    would wait for the device (`detect_anomaly()` looks).
+
+    >>> cross_entropy(tensor([[0.0, 0.0], [1e4, 0.0]]), tensor([1, 1]), reduction="none")
+    tensor([6.931472e-01, 1.000000e+04])
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"cross_entropy: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    losses = _cross_entropy(logits, target, axis=0 if np.ndim(logits) == 1 else 1)
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+# ---- batch normalization -----------------------------------------------------------------------------------------
+
+
+def _statistics_axes(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes that statistics run over, all but axis 1, and the shape in which a channel vector broadcasts."""
+    axes = tuple(i for i in range(x.ndim) if i != 1)
+    return axes, tuple(-1 if i == 1 else 1 for i in range(x.ndim))
+
+
+def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, *, eps: float) -> tuple:
+    axes, spread = _statistics_axes(x)
+    n = x.size // x.shape[1]
+    mean = x.sum(axis=axes) / n
+    centred = x - mean.reshape(spread)
+    var = (centred * centred).sum(axis=axes) / n
+    centred *= (weight / xp.sqrt(var + eps)).reshape(spread)
+    centred += bias.reshape(spread)
+    return centred, mean, var
+
+
+def _batch_norm_rule(gs: tuple, outs: tuple, x: Any, weight: Any, bias: Any, *, eps: float) -> tuple:
+    """Differentiate y = weight (x - mean) / s + bias, s = sqrt(var + eps), through mean and var as well.
+
+    With sums over a channel's n elements, A = sum g and B = sum g (x - mean):
+        dL/dx = weight/s (g - A/n - (x - mean) B / (n s^2)) + g_mean/n + 2 g_var (x - mean)/n
+        dL/dweight = B / s,  dL/dbias = A
+    where g_mean and g_var arrive at the statistics themselves. Written with mean and var as results of this operation,
+    not as saved numbers, so that the second derivative goes through them too (Ioffe & Szegedy 2015, Sec. 3).
+    """
+    (g, g_mean, g_var), (_, mean, var) = gs, outs
+    axes, spread = _statistics_axes(x)
+    n = x.size // x.shape[1]
+    centred = x - mean.reshape(spread)
+    inverse = 1.0 / sqrt(var + eps)
+    a, b = g.sum(axis=axes), (g * centred).sum(axis=axes)
+    scale = weight * inverse
+    slope = g_var * (2.0 / n) - scale * inverse * inverse * b / n
+    constant = (g_mean - scale * a) / n
+    gx = g * scale.reshape(spread) + centred * slope.reshape(spread) + constant.reshape(spread)
+    return gx, b * inverse, a
+
+
+batch_norm_train = Op(
+    _batch_norm,
+    joint=_batch_norm_rule,
+    saves="x weight out",
+    doc="""Normalize each channel by the batch's own mean and variance; return (y, mean, var), var with divisor n.
+
+    Shapes: x (n, c, ...), weight and bias (c,) -> y like x, mean (c,), var (c,).
+    y = weight (x - mean) / sqrt(var + eps) + bias (Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1).
+
+    >>> y, mean, var = batch_norm_train(tensor([[1.0], [3.0]]), tensor([1.0]), tensor([0.0]), eps=0.0)
+    >>> y.tolist(), mean.tolist(), var.tolist()
+    ([[-1.0], [1.0]], [2.0], [1.0])
+    """,
+)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalize each channel by given statistics: weight (x - running_mean) / sqrt(running_var + eps) + bias.
+
+    Shapes: x (n, c, ...), the others (c,). This is batch normalization at test time.
+
+    >>> one, zero = tensor([1.0]), tensor([0.0])
+    >>> batch_norm(tensor([[3.0]]), one, tensor([4.0]), one, zero, eps=0.0)
+    tensor([[1.]])
+    """
+    spread = (-1,) + (1,) * (x.ndim - 2)
+    scale = weight / sqrt(running_var + eps)
+    return x * scale.reshape(spread) + (bias - running_mean * scale).reshape(spread)
+
+
+# ---- dropout -----------------------------------------------------------------------------------------------------
+
+
+def _mask(xp: Any, like: Any, *, p: float) -> Any:
+    keep = random.generator().random(like.shape, dtype=np.float32) >= p
+    return to_device(keep.astype(like.dtype), device_of(like)) * (1.0 / (1.0 - p) if p < 1 else 0.0)
+
+
+dropout_mask = Op(
+    _mask,
+    effect="random",
+    samplewise=True,
+    doc="""Draw a mask like x: 0 with probability p, else 1 / (1 - p). A constant to derivatives.
+
+    >>> dropout_mask(tensor([1.0, 1.0]), p=0.0)
+    tensor([1., 1.])
+    """,
+)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
+    """Set each element to 0 with probability p and scale the others by 1 / (1 - p), so that the mean stays.
+
+    The mask comes from the library's random stream (`manual_seed`). Not training, or p = 0: x itself. ValueError
+    unless 0 <= p <= 1 (Srivastava et al. 2014, JMLR 15).
+
+    >>> dropout(tensor([1.0, 2.0]), p=1.0)
+    tensor([0., 0.])
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: p must be in [0, 1], got p={p}")
+    if not training or p == 0:
+        return x
+    return x * dropout_mask(x, p=float(p))
+
+

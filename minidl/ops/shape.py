@@ -1,0 +1,188 @@
+"""Operations that rearrange elements: each rule is the inverse rearrangement of the gradient."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+
+from ..engine.op import Op
+
+
+def _keeps_rows(shapes: tuple, *, shape: Any) -> bool:
+    """Tell whether a reshape keeps axis 0."""
+    return bool(shapes[0]) and isinstance(shape, tuple) and len(shape) > 0 and shape[0] in (shapes[0][0], -1)
+
+
+def _reshape(xp: Any, x: Any, *, shape: Any) -> Any:
+    sizes = shape if isinstance(shape, tuple) else (shape,)
+    known = math.prod(n for n in sizes if n != -1)
+    if sizes.count(-1) > 1:
+        raise ValueError(f"reshape: only one axis can be -1, got {sizes}")
+    if (-1 not in sizes and known != x.size) or (-1 in sizes and (known == 0 or x.size % known)):
+        raise ValueError(f"reshape: cannot turn shape {x.shape} with {x.size} elements into {sizes}")
+    return x.reshape(sizes)
+
+
+reshape = Op(
+    _reshape,
+    lambda g, out, x, *, shape: g.reshape(x.shape),
+    samplewise=_keeps_rows,
+    doc="""Give a new shape with the same number of elements; one axis may be -1. A view where possible.
+
+    >>> reshape(tensor([1.0, 2.0, 3.0, 4.0]), (2, -1))
+    tensor([[1., 2.],
+            [3., 4.]])
+    """,
+)
+
+transpose = Op(
+    lambda xp, x, *, axes=None: x.transpose(axes),
+    lambda g, out, x, *, axes=None: transpose(g, axes=None if axes is None else inverse_order(axes, g.ndim)),
+    samplewise=lambda shapes, *, axes=None: axes is not None and axes[0] == 0,
+    doc="""Permute the axes (reverse them by default). A view.
+
+    >>> transpose(tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([[1., 3.],
+            [2., 4.]])
+    """,
+)
+
+
+def inverse_order(axes: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Return the permutation that undoes `axes`.
+
+    >>> inverse_order((2, 0, 1), 3)
+    (1, 2, 0)
+    """
+    order = normalize_axis_tuple(axes, ndim)
+    return tuple(sorted(range(ndim), key=order.__getitem__))
+
+
+broadcast_to = Op(
+    lambda xp, x, *, shape: xp.broadcast_to(x, shape),
+    lambda g, out, x, *, shape: g,  # the engine sums it back
+    samplewise=lambda shapes, *, shape: len(shapes[0]) == len(shape) and shapes[0][0] == shape[0],
+    doc="""Repeat along axes of length 1 and new leading axes until the shape is reached. A read-only view.
+
+    >>> broadcast_to(tensor([1.0, 2.0]), (2, 2))
+    tensor([[1., 2.],
+            [1., 2.]])
+    """,
+)
+
+
+def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
+    """Insert axes of length 1 at the positions they shall have in the result.
+
+    >>> expand_dims(tensor([1.0, 2.0]), 1).shape
+    (2, 1)
+    """
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    ndim = len(np.shape(x)) + len(axes)
+    places = normalize_axis_tuple(axes, ndim, "expand_dims: axis")
+    lengths = iter(np.shape(x))
+    return reshape(x, tuple(1 if i in places else next(lengths) for i in range(ndim)))
+
+
+def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
+    """Remove axes of length 1: all of them, or those named; ValueError for one that is longer.
+
+    >>> squeeze(tensor([[[1.0], [2.0]]])).shape
+    (2,)
+    """
+    shape = np.shape(x)
+    gone = [i for i, n in enumerate(shape) if n == 1] if axis is None else normalize_axis_tuple(axis, len(shape), "squeeze: axis")
+    for i in gone:
+        if shape[i] != 1:
+            raise ValueError(f"squeeze: axis {i} must have length 1, got {shape[i]} (shape {shape})")
+    return reshape(x, tuple(n for i, n in enumerate(shape) if i not in gone))
+
+
+def ravel(x: Any) -> Any:
+    """Flatten to one axis, in C order.
+
+    >>> ravel(tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([1., 2., 3., 4.])
+    """
+    return reshape(x, (-1,) if np.size(x) else (0,))
+
+
+# ---- joining -----------------------------------------------------------------------------------------------------
+
+
+def _concatenate(xp: Any, *xs: Any, axis: int = 0) -> Any:
+    first = xs[0].shape
+    for i, x in enumerate(xs):
+        fits = x.ndim == len(first) and all(
+            a == b for k, (a, b) in enumerate(zip(first, x.shape, strict=True)) if k != axis % len(first)
+        )
+        if not x.ndim or not fits:
+            raise ValueError(f"concatenate: array {i} of shape {x.shape} does not fit array 0 of shape {first} along axis {axis}; "
+                             "all other axes must agree, and 0-d arrays need stack")
+    return xp.concatenate(xs, axis=axis)
+
+
+def _split_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
+    axis = normalize_axis_index(axis, g.ndim)
+    pieces, start = [], 0
+    for x in xs:
+        stop = start + x.shape[axis]
+        pieces.append(g[(slice(None),) * axis + (slice(start, stop),)])
+        start = stop
+    return tuple(pieces)
+
+
+_concatenate_op = Op(_concatenate, joint=_split_gradient, name="concatenate", samplewise=lambda shapes, *, axis=0: axis != 0)
+
+
+def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Any:
+    """Join a sequence of arrays along an existing axis; None flattens them first.
+
+    ValueError for an empty sequence, or naming the first array whose other axes differ.
+
+    >>> concatenate([tensor([1.0]), tensor([2.0, 3.0])])
+    tensor([1., 2., 3.])
+    """
+    xs = _sequence(arrays, "concatenate")
+    if axis is None:
+        return _concatenate_op(*map(ravel, xs), axis=0)
+    ndim = len(np.shape(xs[0]))
+    return _concatenate_op(*xs, axis=normalize_axis_index(axis, ndim, "concatenate") if ndim else axis)
+
+
+def _stack(xp: Any, *xs: Any, axis: int = 0) -> Any:
+    for i, x in enumerate(xs):
+        if x.shape != xs[0].shape:
+            raise ValueError(f"stack: all arrays must have the shape {xs[0].shape} of array 0, array {i} has {x.shape}")
+    return xp.stack(xs, axis=axis)
+
+
+def _unstack_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
+    before = (slice(None),) * normalize_axis_index(axis, g.ndim)
+    return tuple(g[(*before, i)] for i in range(len(xs)))
+
+
+_stack_op = Op(_stack, joint=_unstack_gradient, name="stack", samplewise=lambda shapes, *, axis=0: axis != 0)
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Join arrays of one shape along a new axis; ValueError naming the first whose shape differs.
+
+    >>> stack([tensor([1.0, 2.0]), tensor([3.0, 4.0])])
+    tensor([[1., 2.],
+            [3., 4.]])
+    """
+    xs = _sequence(arrays, "stack")
+    return _stack_op(*xs, axis=normalize_axis_index(operator.index(axis), len(np.shape(xs[0])) + 1, "stack"))
+
+
+def _sequence(arrays: Any, who: str) -> list:
+    xs = list(arrays) if isinstance(arrays, (list, tuple)) else list(iter(arrays))
+    if not xs:
+        raise ValueError(f"{who}: needs at least one array, got an empty sequence")
+    return xs

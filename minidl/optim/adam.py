@@ -1,0 +1,80 @@
+"""Adam and AdamW: steps scaled by the gradient's own running size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base import Optimizer
+
+
+class Adam(Optimizer):
+    """Scale the gradient by its own running size (Kingma & Ba 2015, arXiv:1412.6980, Alg. 1; defaults Sec. 2).
+
+        g <- g + weight_decay theta
+        m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+        theta <- theta - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
+
+    The size of a step is about lr whatever the scale of the gradient; the first is lr sign(g). `amsgrad` divides by the
+    largest v so far instead (Reddi, Kale & Kumar 2018, Alg. 2), in PyTorch's form: v' = max v / (1 - b2^t).
+
+    ValueError for a negative or non-finite option, and for betas outside [0, 1).
+
+    >>> w = Tensor([1.0, 1.0], requires_grad=True)
+    >>> w.grad = np.array([1e-3, -1e3], dtype=np.float32)
+    >>> Adam([w], lr=0.25).step()
+    >>> w
+    tensor([0.7500025, 1.25     ], requires_grad=True)
+    """
+
+    slots = ("m", "v", "v_max")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize)
+
+    def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.slots if group["amsgrad"] else self.slots[:2]
+
+    def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
+        b1, b2 = group["betas"]
+        return {
+            "b1": b1,
+            "b2": b2,
+            "lr_hat": group["lr"] / (1 - b1**t),
+            "c2": 1 - b2**t,
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"] or None,
+        }
+
+    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, c2, eps, weight_decay):
+        if weight_decay is not None:
+            g = g + weight_decay * theta
+        return adam_step(xp, theta, g, m, v, v_max, b1, b2, lr_hat, c2, eps)
+
+
+class AdamW(Adam):
+    """Adam with weight decay kept out of the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101, Alg. 2).
+
+        theta <- (1 - lr weight_decay) theta
+        m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+        theta <- theta - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
+
+    The decay is PyTorch's, per step lr times weight_decay; the paper's weight decay is `weight_decay` times the initial lr.
+    Default 1e-2 as in PyTorch. Errors and `amsgrad` as in Adam.
+
+    >>> w = Tensor([1.0], requires_grad=True)
+    >>> w.grad = np.zeros(1, dtype=np.float32)
+    >>> AdamW([w], lr=0.1, weight_decay=0.5).step()
+    >>> w
+    tensor([0.95], requires_grad=True)
+    """

@@ -1,0 +1,148 @@
+"""Saving and loading an optimizer's state, by parameter name, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..engine.backend import array_module, is_array
+from ..engine.tensor import Tensor, wrap
+from .groups import FIXED
+
+if TYPE_CHECKING:
+    from .base import Cohort, Optimizer
+    from .groups import ParamGroup
+
+
+def save(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer as copies: tensors, numbers, strings and tuples of them."""
+    state = {
+        name: {slot: wrap(x.copy()) if is_array(x) else x for slot, x in entry.items()} for name, entry in optimizer.state.items()
+    }
+    groups = []
+    for group in optimizer.param_groups:
+        options = {name: value for name, value in group.items() if name not in ("params", "names")}
+        if group.schedules:
+            options["schedules"] = {name: schedule_name(schedule) for name, schedule in group.schedules.items()}
+        groups.append({"names": list(group["names"]), **options})
+    return {"steps": optimizer.steps, "state": state, "param_groups": groups}
+
+
+def schedule_name(schedule: Any) -> str:
+    """Return a text that is the same for the same schedule in every process: a function's name, or an object's repr."""
+    if hasattr(schedule, "__qualname__"):
+        return f"{schedule.__module__}.{schedule.__qualname__}"
+    text = repr(schedule)
+    return type(schedule).__qualname__ if " at 0x" in text else text
+
+
+def load(optimizer: Optimizer, saved: Mapping[str, Any], hyper: str) -> None:
+    """Give an optimizer a saved state; ValueError listing all that does not fit, and then nothing has changed."""
+    who = f"{type(optimizer).__name__}.load_state_dict"
+    if hyper not in ("saved", "current"):
+        raise ValueError(f"{who}: hyper must be 'saved' or 'current', got hyper={hyper!r}")
+    if not isinstance(saved, Mapping) or not {"steps", "state", "param_groups"} <= saved.keys():
+        raise ValueError(f"{who}: needs the dictionary that state_dict() returns, with 'steps', 'state' and 'param_groups'")
+    problems = _names(optimizer, saved)
+    options: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
+    if not problems:
+        for i, group in enumerate(optimizer.param_groups):
+            options[i] = _options(group, saved["param_groups"][i], f"group {i}", problems) if hyper == "saved" else {}
+            _state(optimizer, {**group, **options[i]}, saved["state"], problems)
+        if not _is_count(saved["steps"], 0):
+            problems.append(f"steps must be an int >= 0, got {saved['steps']!r}")
+    if problems:
+        raise ValueError(f"{who}: the state does not fit this optimizer: " + "; ".join(problems))
+    _commit(optimizer, saved, options)
+
+
+def _names(optimizer: Optimizer, saved: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the groups and the names in them."""
+    groups = saved["param_groups"]
+    if len(groups) != len(optimizer.param_groups):
+        return [f"it has {len(groups)} parameter groups and the optimizer {len(optimizer.param_groups)}"]
+    problems = []
+    for i, (group, other) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        mine, theirs = list(group["names"]), list(other.get("names", ()))
+        missing, unexpected = [n for n in mine if n not in theirs], [n for n in theirs if n not in mine]
+        if len(mine) != len(theirs):
+            problems.append(f"group {i} doesn't match the size of the optimizer's group ({len(theirs)} and {len(mine)} parameters)")
+        if missing or unexpected:
+            problems.append(f"group {i}: missing {missing}, unexpected {unexpected}")
+    known = {name for group in optimizer.param_groups for name in group["names"]}
+    unknown = [name for name in saved["state"] if name not in known]
+    return problems + ([f"state of unknown parameters {unknown}"] if unknown else [])
+
+
+def _options(group: ParamGroup, saved: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Any]:
+    """Return the saved options of a group, adding to problems what is wrong with them."""
+    mine = {name for name in group if name not in ("params", "names")}
+    theirs = {name: value for name, value in saved.items() if name not in ("names", "schedules")}
+    if mine - theirs.keys() - {*FIXED}:
+        problems.append(f"{where}: options missing {sorted(mine - theirs.keys())}")
+    if theirs.keys() - mine - {*FIXED}:
+        problems.append(f"{where}: unexpected options {sorted(theirs.keys() - mine)}")
+    schedules = {name: schedule_name(schedule) for name, schedule in group.schedules.items()}
+    if schedules != saved.get("schedules", {}):
+        problems.append(
+            f"{where}: schedules {saved.get('schedules', {})} were saved and the optimizer has {schedules}; give its constructor the "
+            "same schedules, or pass hyper='current'"
+        )
+    options = {}
+    for name, value in theirs.items():
+        try:
+            options[name] = group.checked(name, value)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+    return options
+
+
+def _state(optimizer: Optimizer, group: Mapping[str, Any], saved: Mapping[str, Any], problems: list[str]) -> None:
+    """Add to problems what is wrong with the state of a group's parameters."""
+    slots = set(optimizer.group_slots(group))
+    for name, p in zip(group["names"], group["params"], strict=True):
+        entry = saved.get(name)
+        if entry is None:
+            continue  # it has not moved yet
+        if not _is_count(entry.get("t"), 1):
+            problems.append(f"{name}: t must be an int >= 1, got {entry.get('t')!r}")
+        found = entry.keys() - {"t"}
+        if found != slots:
+            problems.append(f"{name}: missing {sorted(slots - found)}, unexpected {sorted(found - slots)}")
+        for slot in sorted(found & slots):
+            x = _raw(entry[slot])
+            if not is_array(x):
+                problems.append(f"{name}.{slot}: must be an array, got {type(x).__name__}")
+            elif x.dtype != p.dtype:
+                problems.append(f"{name}.{slot}: dtype {x.dtype}, the parameter has {p.dtype}")
+            elif optimizer.update_tensor is None and x.shape != p.shape:
+                problems.append(f"{name}.{slot}: shape {x.shape}, the parameter has {p.shape}")
+
+
+def _commit(optimizer: Optimizer, saved: Mapping[str, Any], options: list[dict[str, Any]]) -> None:
+    """Take over a state that has been found good."""
+    cohorts: list[list[Cohort]] = []
+    for group, new in zip(optimizer.param_groups, options, strict=True):
+        parts: dict[tuple, list[tuple[str, Tensor]]] = {}
+        for name, p in zip(group["names"], group["params"], strict=True):
+            t = saved["state"].get(name, {"t": 0})["t"]
+            parts.setdefault((t, p.dtype, p.device), []).append((name, p))
+        merged = {**group, **new}
+        cohorts.append([])
+        for (t, *_), named in parts.items():
+            state = [{k: _raw(x) for k, x in saved["state"].get(name, {}).items() if k != "t"} for name, _ in named]
+            cohorts[-1].append(optimizer.make_cohort(merged, [n for n, _ in named], [p for _, p in named], t, state))
+    optimizer._cohorts = cohorts
+    optimizer.steps = saved["steps"]
+    for group, new in zip(optimizer.param_groups, options, strict=True):
+        for name, value in new.items():
+            dict.__setitem__(group, name, value)
+        group.at(optimizer.steps)
+
+
+def _raw(x: Any) -> Any:
+    return x.array if isinstance(x, Tensor) else x
+
+
+def _is_count(x: Any, least: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= least
