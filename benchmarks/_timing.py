@@ -223,12 +223,12 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or "unknown processor"
 
 
-def load_text() -> str:
-    """Return the load average of the last minute, and a warning when other work disturbs the measurement."""
+def load_text(own: int = 0) -> str:
+    """Return the load average of the last minute, with a warning if more than `own`, this benchmark's share, runs."""
     if not hasattr(os, "getloadavg"):
         return "unknown on this system"
     load = os.getloadavg()[0]
-    busy = load > 0.5 * (os.cpu_count() or 1)
+    busy = load - own > 0.25 * (os.cpu_count() or 1)
     return f"{load:.2f}" + (" - THE MACHINE IS BUSY: trust ratios only, and only steady ones" if busy else "")
 
 

@@ -188,7 +188,7 @@ def main() -> None:
     measure_chain(torch, options.rounds)
     measure_deep_chains(torch, options.rounds)
     measure_import(options.rounds)
-    print(f"\nload average after: {load_text()} (this benchmark itself adds up to {options.threads})")
+    print(f"\nload average after: {load_text(options.threads)} (of which this benchmark up to {options.threads})")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def main() -> None:
         timings = compare(steps, options.rounds, finish=finish)
         title = f"batch {batch}: one training step (losses of the first three: {', '.join(f'{v:.4f}' for v in losses)})"
         report(title, timings, "minidl", TARGETS.get(batch, {}))
-    print(f"\nload average after: {load_text()} (this benchmark itself adds up to {options.threads})")
+    print(f"\nload average after: {load_text(options.threads)} (of which this benchmark up to {options.threads})")
 
 
 if __name__ == "__main__":

@@ -221,7 +221,8 @@ def _define_module():
     for name in UFUNCS.split():
         setattr(cupy, name, ufunc(name))
     for name, signature in signatures(FUNCTIONS).items():
-        setattr(cupy, name, _function(name, signature, getattr(np, name)))
+        if hasattr(np, name):  # an old NumPy lacks some of what CuPy has; the library runs on it without them
+            setattr(cupy, name, _function(name, signature, getattr(np, name)))
     for made in (ElementwiseKernel, array, asarray, asnumpy, get_array_module, ndarray, take, take_along_axis):
         setattr(cupy, made.__name__, made)
     cupy.empty, cupy.empty_like = _allocate(cupy.empty), _allocate(cupy.empty_like)

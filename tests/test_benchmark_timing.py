@@ -110,10 +110,12 @@ def test_unsteady_rows_are_marked_in_the_table(capsys):
 
 
 def test_a_busy_machine_is_said_to_be_busy(monkeypatch):
-    monkeypatch.setattr(os, "getloadavg", lambda: (100.0, 0.0, 0.0), raising=False)
-    assert timing.load_text().startswith("100.00 - THE MACHINE IS BUSY")
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
-    assert timing.load_text() == "0.00"
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for load, own, busy in ((0.0, 0, False), (1.5, 0, True), (1.5, 1, False), (100.0, 2, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
+        text = timing.load_text(own)
+        assert text.startswith(f"{load:.2f}")
+        assert ("THE MACHINE IS BUSY" in text) is busy
 
 
 def test_zero_threads_are_refused():

@@ -82,7 +82,7 @@ MALFORMED = {
     "half a head": (GOOD[:9], r"at byte 4: expected 12 bytes of axis lengths, found 5"),
     "payload short": (GOOD[:-1], r"at byte 16: expected 24 bytes.*, found 23"),
     "payload absent": (GOOD[:16], r"at byte 16: expected 24 bytes.*, found 0"),
-    "overflow": (head(0x0E, *[0xFFFFFFFF] * 3) + b"\1", r"at byte (4|16): (expected|declares) 633825299672132288\d+ "),
+    "overflow": (head(0x0E, *[0xFFFFFFFF] * 3) + b"\1", rf"at byte (4|16): .* {8 * 0xFFFFFFFF**3} bytes"),
     "zero length": (head(8, 2, 0, 2), r"at byte 8: expected a positive length of axis 1, found 0"),
 }
 
@@ -121,8 +121,8 @@ def test_a_folder_a_pipe_and_a_missing_file_are_errors_that_name_them(tmp_path):
         read_idx(tmp_path / "absent")
     with pytest.raises(OSError, match=tmp_path.name):
         read_idx(tmp_path)
-    with pytest.raises(ValueError, match="/dev/null: expected a regular file"):
-        read_idx("/dev/null")
+    with pytest.raises(ValueError, match="expected a regular file"):
+        read_idx(os.devnull)
 
 
 # ---- gzip --------------------------------------------------------------------------------------------------------
@@ -143,7 +143,9 @@ DAMAGED = {
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_a_damaged_gzip_file_is_refused(write, case):
-    with pytest.raises(ValueError, match=r"bad\.gz: at byte \d+ of \d+ of the gzip stream: expected an intact gzip file"):
+    with pytest.raises(
+        ValueError, match=r"bad\.gz: at byte \d+ of \d+ of the gzip stream: expected an intact gzip file"
+    ):
         read_idx(write(DAMAGED[case], "bad.gz"))
 
 

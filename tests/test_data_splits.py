@@ -163,13 +163,13 @@ def test_without_shuffle_no_random_number_is_drawn():
 
 
 def test_stratified_folds_agree_with_those_of_scikit_learn():
-    """Computed with scikit-learn 1.7: StratifiedKFold(3).split(labels, labels)."""
+    """Computed with scikit-learn 1.9.1: StratifiedKFold(3).split(labels, labels)."""
     labels = np.array([2, 0, 0, 1, 1, 1, 0, 2, 2, 0, 1, 0, 1, 2])
     tests = [test.tolist() for _, test in KFold(3).split(14, stratify=labels)]
     assert tests == STRATIFIED_BY_SCIKIT_LEARN
 
 
-STRATIFIED_BY_SCIKIT_LEARN = [[0]]
+STRATIFIED_BY_SCIKIT_LEARN = [[0, 1, 3, 4, 7], [2, 5, 6, 8, 10], [9, 11, 12, 13]]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

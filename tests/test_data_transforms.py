@@ -124,7 +124,9 @@ def test_standardize_refuses_nothing_and_nan():
         Standardize.fit(np.array([[np.nan], [1.0]]))
 
 
-@pytest.mark.parametrize(("shape", "flat"), [((5, 2, 3), (5, 6)), ((5,), (5, 1)), ((0, 2, 3), (0, 6)), ((5, 6), (5, 6))])
+@pytest.mark.parametrize(
+    ("shape", "flat"), [((5, 2, 3), (5, 6)), ((5,), (5, 1)), ((0, 2, 3), (0, 6)), ((5, 6), (5, 6))]
+)
 def test_flatten_keeps_the_samples(device, shape, flat):
     assert Flatten()(on(device, np.zeros(shape))).shape == flat
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import cupy_signatures
+import minidl
 import strictfake
+from minidl.engine import backend
 from strictfake import cupy, stats
 
 
@@ -391,6 +393,26 @@ def test_copies_and_pickles(x, host):
         assert type(y) is cupy.ndarray
         np.testing.assert_array_equal(y.get(), host)
         assert y.data.ptr != x.data.ptr
+
+
+# ---- as device "cuda" of the library -----------------------------------------------------------------------------
+
+
+def test_the_fixtures_give_a_device_and_its_array_module(device, xp, rng):
+    x = backend.to_device(rng.random(3), device)
+    assert backend.device_of(x) == device
+    assert backend.array_module(x) is xp
+    assert xp.__name__ == ("numpy" if device == "cpu" else "cupy")
+
+
+def test_a_gradient_on_the_stand_in_needs_no_copy_and_no_wait(fake_cuda, rng):
+    data = rng.standard_normal((4, 3))
+    x = minidl.tensor(data, device="cuda", requires_grad=True)
+    fake_cuda.stats.reset()
+    (minidl.exp(x) * x).sum().backward()
+    assert vars(fake_cuda.stats) == {**vars(fake_cuda.stats), "waits": 0, "to_device": 0, "to_host": 0}
+    assert type(x.grad.data) is cupy.ndarray
+    np.testing.assert_allclose(x.grad.cpu().numpy(), np.exp(data) * (data + 1), rtol=1e-12)
 
 
 # ---- devices -----------------------------------------------------------------------------------------------------

@@ -12,18 +12,19 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-INFIX = {
-    "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**", "greater": ">", "greater_equal": ">=",
-    "less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!=", "logical_and": "&", "logical_or": "|",
-}  # fmt: skip
-COMPARE = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "isfinite", "isnan"}
-LOGICAL = {"logical_and", "logical_or", "logical_not"}
-UNARY = {
-    "absolute", "cbrt", "exp", "expm1", "isfinite", "isnan", "log", "log1p", "logical_not", "negative", "reciprocal", "sign",
-    "sqrt", "square", "tanh",
-}  # fmt: skip
-FUNCTIONS = UNARY | INFIX.keys() | {"copysign", "maximum", "minimum"}  # all are ufuncs of NumPy and of CuPy
+# The functions that a formula may use: ufuncs of NumPy and of CuPy.
+COMPARE = {"equal": "==", "not_equal": "!=", "greater": ">", "greater_equal": ">=", "less": "<", "less_equal": "<="}
+LOGICAL = {"logical_and": "&", "logical_or": "|"}
+INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**", **COMPARE, **LOGICAL}
+UNARY = set("absolute cbrt exp expm1 log log1p negative reciprocal sign sqrt square tanh".split())
+TESTS = {"isfinite", "isnan"}
+FUNCTIONS = {"copysign", "maximum", "minimum", "logical_not"} | INFIX.keys() | UNARY | TESTS
 ALIASES = {"abs": "absolute", "pow": "power", "true_divide": "divide"}
+OPERATORS = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "and": "logical_and",
+    "or": "logical_or", "eq": "equal", "ne": "not_equal", "gt": "greater", "ge": "greater_equal", "lt": "less",
+    "le": "less_equal", "neg": "negative", "abs": "absolute", "invert": "logical_not",
+}  # fmt: skip
 # x**2 is what NumPy itself runs as square(x): the same bits, many times faster than a general power.
 POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal"}
 MEASURES = {"segment_dot", "total_dot"}
@@ -55,12 +56,12 @@ class Trace:
     who: str
     code: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
-    known: dict[tuple, Value] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], Value] = field(default_factory=dict)
 
     def input(self, name: str, kind: str) -> Symbol:
         """Return the symbol of an array or number that the formula is given."""
-        if name in FUNCTIONS or name in ALIASES:
-            raise ValueError(f"{self.who}: {name!r} is the name of a function; call this input something else")
+        if name in FUNCTIONS:
+            raise ValueError(f"{self.who}: {name!r} is the name of a function; call this argument something else")
         self.inputs.append(Value("input", (), kind, name=name))
         return Symbol(self, self.inputs[-1])
 
@@ -70,8 +71,8 @@ class Trace:
             return x.value
         if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, float, np.integer, np.floating)):
             raise TypeError(
-                f"{self.who}: a formula computes with its own arguments and with numbers, got {type(x).__name__}; "
-                "pass further arrays as slots and settings through scalars()"
+                f"{self.who}: a formula computes with its own arguments and with numbers, got {type(x).__name__}; pass "
+                "further arrays as slots and settings through scalars()"
             )
         text = repr(x if isinstance(x, (int, float)) else x.item())
         return self.known.setdefault(("literal", text), Value("literal", (), "number", name=text))
@@ -86,32 +87,28 @@ class Trace:
             op, inputs = (POWERS[exponent], inputs[:1]) if exponent in POWERS else (op, inputs)
         key = (op, *map(id, inputs))
         if key not in self.known:
-            self.known[key] = value = Value(op, inputs, self._kind(op, inputs), max(x.stage for x in inputs))
-            if op in MEASURES:
-                value.stage += 1
-            self.code.append(value)
+            stage = max(x.stage for x in inputs) + (op in MEASURES)
+            self.known[key] = Value(op, inputs, self._kind(op, [x.kind for x in inputs]), stage)
+            self.code.append(self.known[key])
         return Symbol(self, self.known[key])
 
-    def _kind(self, op: str, inputs: tuple[Value, ...]) -> str:
-        """Return the kind of a result; TypeError where masks and numbers are used for one another."""
-        kinds = [x.kind for x in inputs]
-        if op in MEASURES:
-            if kinds != ["array", "array"]:
-                raise TypeError(f"{self.who}: {op} takes two arrays, got {kinds[0]} and {kinds[1]}")
+    def _kind(self, op: str, kinds: list[str]) -> str:
+        """Return the kind of a result; TypeError where conditions and numbers are used for one another."""
+        logical = op in LOGICAL or op == "logical_not"
+        compares = op in COMPARE or op in TESTS
+        if op in MEASURES and kinds == ["array", "array"]:
             return "measure"
-        if "measure" in kinds and not {"array", "mask"} & set(kinds):
-            return "measure"  # truth values too: a measure is a short vector, computed with NumPy's own operators
-        masks = [kind == "mask" for kind in kinds]
-        if masks != ([True] * len(kinds) if op in LOGICAL else [op == "where" and i == 0 for i in range(len(kinds))]):
+        if op not in MEASURES and "measure" in kinds and not {"array", "mask"} & {*kinds}:
+            return "measure"  # conditions on them too: between two passes NumPy's own functions compute
+        conditions = [logical or (op == "where" and i == 0) for i in range(len(kinds))]
+        if op in MEASURES or [kind == "mask" for kind in kinds] != conditions:
             raise TypeError(
-                f"{self.who}: {op} got {' and '.join(kinds)}; conditions (x > 0) combine with &, | and ~, and become numbers by "
-                "xp.where(condition, 1.0, 0.0)"
+                f"{self.who}: {op} of {' and '.join(kinds)} has no meaning here; conditions on arrays (x > 0) combine "
+                "with &, | and ~, choose in xp.where, and become numbers by xp.where(condition, 1.0, 0.0)"
             )
-        if op in LOGICAL or (op in COMPARE and "array" in kinds):
-            return "mask"
-        if op in COMPARE:
-            raise TypeError(f"{self.who}: {op} compares numbers only; decide it in scalars() and pass the bool")
-        return "array" if "array" in kinds or op == "where" else "number"
+        if compares and "array" not in kinds:
+            raise TypeError(f"{self.who}: {op} compares only numbers; compare them in scalars() and pass the bool")
+        return "mask" if logical or compares else "array" if "array" in kinds or op == "where" else "number"
 
 
 class Symbol:
@@ -124,50 +121,44 @@ class Symbol:
         self.trace = trace
         self.value = value
 
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Symbol:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs:
-            raise TypeError(f"{self.trace.who}: np.{ufunc.__name__}.{method} with {sorted(kwargs)} is not elementwise")
+            raise TypeError(f"{self.trace.who}: np.{ufunc.__name__}.{method} {[*kwargs]} is not elementwise")
         return getattr(Functions(self.trace), ufunc.__name__)(*inputs)
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
-            f"{self.trace.who}: a Python `if`, `and`, `or`, `not`, `min` or `max` asked whether {self._text()} is true; that differs "
-            "from element to element and step to step: use xp.where(condition, a, b), or pass a bool through scalars()"
+            f"{self.trace.who}: a Python `if`, `and`, `or`, `not`, `min` or `max` asked whether {self._text()} is true, "
+            "which differs from element to element or step to step; use xp.where(condition, a, b), or pass a bool "
+            "through scalars()"
         )
 
-    def __float__(self) -> NoReturn:
-        raise TypeError(f"{self.trace.who}: {self._text()} has no value while the formula is read; use xp's functions, not math's")
+    def _no_value(self, *args: Any) -> NoReturn:
+        raise TypeError(f"{self.trace.who}: {self._text()} has no value yet while the formula is read; use functions of xp")
 
-    __int__ = __index__ = __len__ = __iter__ = __float__  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __len__ = __iter__ = __getitem__ = _no_value
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"{self.trace.who}: {self._text()}.{name} is not elementwise; use operators, xp's functions and segment_norm, or write "
-            "update_tensor instead of update"
+            f"{self.trace.who}: {self._text()}.{name} is not elementwise; use operators, functions of xp and segment_norm, "
+            "or write update_tensor instead of update"
         )
 
     def _text(self) -> str:
-        value = self.value
-        return f"`{value.name}`" if value.name else f"a result of {value.op}"
+        return f"`{self.value.name}`" if self.value.name else f"a result of {self.value.op}"
 
     def __pos__(self) -> Symbol:
         return self
 
 
-def _operators(python: str, op: str) -> None:
-    """Give Symbol one operator and its reflection."""
-    setattr(Symbol, f"__{python}__", lambda self, other: self.trace.call(op, self, other))
+def _define(python: str, op: str) -> None:
+    """Give Symbol an operator, and its reflection: `2 - x` too."""
+    setattr(Symbol, f"__{python}__", lambda self, *other: self.trace.call(op, self, *other))
     setattr(Symbol, f"__r{python}__", lambda self, other: self.trace.call(op, other, self))
 
 
-for _python, _op in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide"), ("pow", "power")):
-    _operators(_python, _op)
-for _python, _op in (("gt", "greater"), ("ge", "greater_equal"), ("lt", "less"), ("le", "less_equal"), ("eq", "equal")):
-    _operators(_python, _op)
-for _python, _op in (("ne", "not_equal"), ("and", "logical_and"), ("or", "logical_or")):
-    _operators(_python, _op)
-for _python, _op in (("neg", "negative"), ("abs", "absolute"), ("invert", "logical_not")):
-    setattr(Symbol, f"__{_python}__", lambda self, op=_op: self.trace.call(op, self))
+for _python, _op in OPERATORS.items():
+    _define(_python, _op)
 
 
 class Functions:
@@ -178,14 +169,14 @@ class Functions:
 
     def __getattr__(self, name: str) -> Callable[..., Symbol]:
         op = ALIASES.get(name, name)
+        who, count = f"{self._trace.who}: xp.{name}", 1 if op in UNARY | TESTS | {"logical_not"} else 2
         if op not in FUNCTIONS:
-            known = ", ".join(sorted(FUNCTIONS | ALIASES.keys() | {"clip", "where"}))
-            raise AttributeError(f"{self._trace.who}: xp.{name} is not an elementwise function that can be fused; there are {known}")
-        arity = 1 if op in UNARY else 2
+            known = ", ".join(sorted({*FUNCTIONS, *ALIASES, "clip", "where"}))
+            raise AttributeError(f"{who} is not among the elementwise functions that can be fused: {known}")
 
         def function(*operands: Any) -> Symbol:
-            if len(operands) != arity:
-                raise TypeError(f"{self._trace.who}: xp.{name} takes {arity} argument(s), got {len(operands)}")
+            if len(operands) != count:
+                raise TypeError(f"{who} takes {count} argument(s), got {len(operands)}")
             return self._trace.call(op, *operands)
 
         return function
@@ -200,15 +191,15 @@ class Functions:
 
 
 def segment_dot(a: Any, b: Any) -> Any:
-    """Return the inner product of two arrays of one parameter, <a, b>, as a number for that parameter.
+    """Return the inner product <a, b> of two arrays of one parameter: in a formula, a number for each parameter.
 
-    In a formula it splits the kernel into passes: one that measures, one that uses what was measured. On arrays it
-    computes, so that the formula can be read with NumPy too.
+    It splits the kernel into passes: one that measures, one that uses what was measured. On arrays it computes, so that
+    the formula can be read with NumPy too.
 
     >>> float(segment_dot(np.array([1.0, 2.0]), np.array([3.0, 4.0])))
     11.0
     """
-    return _measure("segment_dot", a, b)
+    return a.trace.call("segment_dot", a, b) if isinstance(a, Symbol) else (a * b).sum()
 
 
 def segment_norm(a: Any) -> Any:
@@ -217,8 +208,7 @@ def segment_norm(a: Any) -> Any:
     >>> float(segment_norm(np.array([3.0, 4.0])))
     5.0
     """
-    square = segment_dot(a, a)
-    return square**0.5
+    return segment_dot(a, a) ** 0.5
 
 
 def total_dot(a: Any, b: Any) -> Any:
@@ -226,10 +216,4 @@ def total_dot(a: Any, b: Any) -> Any:
 
     On arrays, where there is nothing else to sum over, it equals `segment_dot`.
     """
-    return _measure("total_dot", a, b)
-
-
-def _measure(op: str, a: Any, b: Any) -> Any:
-    if isinstance(a, Symbol):
-        return a.trace.call(op, a, b)
-    return (a * b).sum()
+    return a.trace.call("total_dot", a, b) if isinstance(a, Symbol) else (a * b).sum()

@@ -231,7 +231,7 @@ class _Writer:
 
     def source(self) -> str:
         p = self.program
-        given = ["blocks", "typed", *(["zeros"] if p.measures else []), *p.numbers]
+        given = ["blocks", "typed", *p.numbers, *(["zeros"] if p.measures else [])]
         self.lines = [f"def {p.name}({', '.join(given)}):"]
         self._numbers()
         passes = sorted({value.stage for value in self.code if value.kind != "number"})

@@ -161,10 +161,8 @@ class DataLoader:
                     doing = "transform"
                     batch = tuple([wrap(x) for x in apply(transform, arrays)])
             except Exception as error:
-                who = np.array2string(order[part], threshold=16, separator=", ")
-                raise RuntimeError(
-                    f"DataLoader: {doing} failed on the batch of samples {who}: {type(error).__name__}: {error}"
-                ) from error
+                who = f"the batch of samples {_named(order[part].tolist())}"
+                raise RuntimeError(f"DataLoader: {doing} failed on {who}: {type(error).__name__}: {error}") from error
             if self._newest is me:
                 self._position = k + 1
             yield batch
@@ -270,6 +268,13 @@ def _are_images(x: Array) -> bool:
 def _default_transform(*arrays: Array) -> tuple[Array, ...]:
     """Bring images to [0, 1] and leave everything else."""
     return (_to_float(arrays[0]), *arrays[1:]) if _are_images(arrays[0]) else arrays
+
+
+def _named(samples: list[int]) -> str:
+    """Return the numbers of samples as text, the middle left out if there are many."""
+    if len(samples) <= 16:
+        return str(samples)
+    return f"[{str(samples[:6])[1:-1]}, ..., {str(samples[-2:])[1:-1]}] ({len(samples)} in all)"
 
 
 def _stack(column: tuple[Any, ...], device: str | None) -> Array:

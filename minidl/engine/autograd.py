@@ -9,6 +9,7 @@ result and can be differentiated again (double backprop); otherwise they run on 
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import node as clock
-from .backend import MODULES, Array, as_array, device_of, on_device
+from .backend import MODULES, Array, array_module, as_array, device_of, on_device
 from .hooks import run_hooks
 from .modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .node import Leaf, MultiNode, Node, Pick, mode, storage, written
@@ -99,11 +100,11 @@ class _Walk:
                         type(r) is np.ndarray
                         and r.shape == parent.shape
                         and r.dtype is parent.dtype
-                        and type(parent) is Node
                         and parent not in pending
+                        and (type(parent) is Node or (type(parent) is Leaf and r.base is None and r is not g))
                         and watch is None
                     ):
-                        pending[parent] = r  # the common case, by reference
+                        pending[parent] = r  # the common case, by reference; a leaf's must be nobody else's
                     else:
                         self.arrive(parent, r, node, g)
             if not retain:
@@ -190,8 +191,12 @@ def _aliased(gradient: Any, node: Node | None, g: Any) -> bool:
     if g is None:
         return True  # the caller's own array, or a joint rule, which may return one array twice
     owner = storage(gradient.array if type(gradient) is Tensor else gradient)
-    others = (g.array if type(g) is Tensor else g, node.out, *node.args)
-    return any(type(a) in MODULES and storage(a) is owner for a in others)
+    if storage(g.array if type(g) is Tensor else g) is owner:
+        return True
+    for a in (*node.args, node.out):
+        if type(a) in MODULES and storage(a) is owner:
+            return True
+    return False
 
 
 def _number(value: Any, parent: Node) -> Array:
@@ -217,9 +222,16 @@ def _as_tensors(node: Node) -> tuple[tuple, Any]:
     return args, None if node.out is None else wrap(node.out, node)
 
 
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: np.dtype) -> np.ndarray:
+    return np.ones(n, dtype)
+
+
 def _sum_to(g: Any, parent: Node, node: Node | None) -> Any:
     """Sum a gradient over the axes along which its input was broadcast; RuntimeError if it was not broadcast to it."""
     shape = parent.shape
+    if type(g) is np.ndarray and g.ndim == 2 and g.shape[1:] == shape:
+        return np.dot(_ones(len(g), g.dtype), g)  # the gradient of a bias: BLAS adds rows thrice as fast as sum
     extra = g.ndim - len(shape)
     fits = extra >= 0 and all(n in (1, m) for n, m in zip(shape, g.shape[max(extra, 0) :], strict=False))
     if not fits:
@@ -270,7 +282,7 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
             if t.size != 1:
                 raise RuntimeError(f"{who}: a gradient is created implicitly for scalar outputs only, got shape {t.shape}; "
                                    "pass gradient=, or reduce with sum() or mean()")
-            seed: Any = MODULES[type(t.array)].ones_like(t.array)
+            seed: Any = array_module(t.array).ones(t.shape, t.dtype)
         else:
             seed = gradient.array if isinstance(gradient, Tensor) else as_array(gradient, device=t.device, who=who)
             if seed.shape != t.shape:
@@ -287,8 +299,11 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
 def _walk(nodes: list[Node], seeds: list, targets: set[Node] | None, retain: bool | None, create: bool) -> dict[Node, Any]:
     before, mode.record = mode.record, (2 if mode.watch else 1) if create else 0
     try:
+        walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create)
+        if nodes[0].device == "cpu":
+            return walk.run()
         with on_device(nodes[0].device)[1]:
-            return _Walk(nodes, seeds, targets, create if retain is None else retain, create).run()
+            return walk.run()
     finally:
         mode.record = before
 

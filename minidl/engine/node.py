@@ -128,11 +128,10 @@ def leaf(tensor: Any) -> Leaf:
 
 def storage(array: Array) -> Array:
     """Return the array that owns the memory of this one: itself, or what it is a view of."""
-    while True:
-        base = array.base
-        if base is None or not hasattr(base, "dtype"):  # memory that comes from bytes or a file has no owner array
-            return array
-        array = base
+    base = array.base
+    while base is not None and hasattr(base, "dtype"):  # memory that comes from bytes or a file has no owner array
+        array, base = base, base.base
+    return array
 
 
 def stamp(array: Array) -> None:

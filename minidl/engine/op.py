@@ -178,7 +178,7 @@ class Op:
         except (ValueError, TypeError, IndexError) as error:
             raise self.explain(error, args, static) from error
         if type(out) is tuple:
-            return self._several(out, args, arrays, parents, static, tracked, wrapped)
+            return self.several(out, arrays, parents, static, tracked) if wrapped else out
         if type(out) not in MODULES:
             out = xp.asarray(out)
         if owner is None:
@@ -206,13 +206,11 @@ class Op:
             mode.watch(node)
         return node
 
-    def _several(self, outs: tuple, args: tuple, arrays: list, parents: list, static: dict, tracked: bool, wrapped: bool) -> tuple:
+    def several(self, outs: tuple, arrays: list, parents: list, static: dict, tracked: bool) -> tuple:
         """Wrap several outputs: each has a Pick node, whose only parent is the node of the operation."""
-        if not wrapped:
-            return outs
         if not (tracked and mode.record and self.differentiable):
             return tuple(wrap(o) for o in outs)
-        main = self.record(MultiNode(), outs, arrays, parents, self.kept(len(args)), static)
+        main = self.record(MultiNode(), outs, arrays, parents, self.kept(len(arrays)), static)
         main.outputs = tuple(ghost(o) for o in outs)
         main.shape, main.dtype = tuple(o.shape for o in outs), tuple(o.dtype for o in outs)
         return tuple(wrap(o, pick(main, i) if o.dtype.kind == "f" else None) for i, o in enumerate(outs))
@@ -360,23 +358,37 @@ def _binary(op: Op) -> Callable[..., Any]:
 
 
 def _general(op: Op) -> Callable[..., Any]:
-    """Any number of inputs, and settings; quick for one NumPy tensor, which is what reductions and reshapes get."""
-    single, keeps = len(op.inputs) == 1 and not op.variadic and op.differentiable, op.keeps
+    """Any number of inputs, and settings; quick when all of them are NumPy arrays or tensors."""
+    compute, n, keeps, tensors = op.on_numpy, len(op.inputs), op.keeps, TENSORS
+    quick = not op.variadic and op.differentiable
 
     def call(*args: Any, **static: Any) -> Any:
-        x = args[0] if single and len(args) == 1 else None
-        if type(x) is not Tensor or type(x.array) is not np.ndarray:
+        if len(args) != n or not quick:
             return op.apply(args, static)
-        a, parent = x.array, x.node
+        arrays, parents = [], []
+        wrapped = tracked = False
+        for x in args:
+            node = None
+            if type(x) in tensors:
+                wrapped, node, x = True, x.node, x.array
+                tracked = tracked or node is not None
+            if type(x) is not np.ndarray:
+                return op.apply(args, static)
+            arrays.append(x)
+            parents.append(node)
         try:
-            out = op.on_numpy(a, **static)
+            out = compute(*arrays, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise op.explain(error, (a,), static) from error
+            raise op.explain(error, args, static) from error
+        if type(out) is tuple:
+            return op.several(out, arrays, parents, static, tracked) if wrapped else out
         if type(out) is not np.ndarray:
             out = np.asarray(out)
-        if parent is None or not mode.record or out.dtype.kind != "f":
+        if not wrapped:
+            return out
+        if not tracked or not mode.record or out.dtype.kind != "f":
             return wrap(out)
-        return wrap(out, op.record(Node(), out, (a,), (parent,), keeps, static))
+        return wrap(out, op.record(Node(), out, arrays, parents, keeps, static))
 
     return call
 

@@ -51,7 +51,6 @@ from .network import (
     dropout_mask,
     linear,
     log_softmax,
-    minus_one_hot,
     relu,
     softmax,
 )
@@ -161,7 +160,7 @@ __all__ = [
     "absolute", "abs", "add", "argmax", "astype", "batch_norm", "batch_norm_train", "bitwise_and", "bitwise_or", "broadcast_to", "concatenate", "copy",
     "cross_entropy", "divide", "dropout", "dropout_mask", "equal", "exp", "expand_dims", "getitem", "greater",
     "greater_equal", "less", "less_equal", "linear", "log", "log_softmax", "invert",
-    "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "minus_one_hot", "move", "multiply", "negative", "not_equal",
+    "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "move", "multiply", "negative", "not_equal",
     "power", "ravel", "relu", "reshape", "sigmoid", "sign", "softmax", "sqrt", "squeeze", "stack", "subtract", "sum",
     "take_along_axis", "tanh", "transpose", "var", "where",
 ]  # fmt: skip

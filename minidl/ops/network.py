@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import random
-from ..engine.backend import device_of, to_device
+from ..engine.backend import array_module, device_of, to_device
 from ..engine.node import mode
 from ..engine.op import Op
 from .elementwise import exp, sqrt
@@ -22,14 +22,13 @@ from .reduce import kept, shift
 
 
 def _linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    if x.dtype is not weight.dtype or (bias is not None and bias.dtype is not x.dtype):
+        check_dtypes("linear", ("x", x), ("weight", weight), *(() if bias is None else (("bias", bias),)))
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: x {x.shape} must end in the {weight.shape[-1:]} input features of weight {weight.shape}")
-    if bias is None:
-        check_dtypes("linear", ("x", x), ("weight", weight))
-        return xp.dot(x, weight.T)
-    check_dtypes("linear", ("x", x), ("weight", weight), ("bias", bias))
     out = xp.dot(x, weight.T)
-    out += bias
+    if bias is not None:
+        out += bias
     return out
 
 
@@ -93,8 +92,9 @@ relu = Op(
 
 def _softmax(xp: Any, x: Any, *, axis: int = -1) -> Any:
     e = xp.exp(x - shift(xp, x, axis))  # the shift is the row's own maximum: a common one would underflow small rows
-    s = e.sum(axis=axis, keepdims=True)
-    return e / xp.where(s > 0, s, 1.0)
+    s = e.sum(axis=axis, keepdims=True)  # at least 1, the maximum's own term, unless all are -inf
+    e /= xp.maximum(s, 0.5)
+    return e
 
 
 def _softmax_rule(g: Any, out: Any, x: Any, *, axis: int = -1) -> Any:
@@ -124,7 +124,8 @@ softmax = Op(
 def _log_softmax(xp: Any, x: Any, *, axis: int = -1) -> Any:
     z = x - shift(xp, x, axis)
     s = xp.exp(z).sum(axis=axis, keepdims=True)
-    return z - xp.log(xp.where(s > 0, s, 1.0))
+    z -= xp.log(xp.maximum(s, 0.5))
+    return z
 
 
 def _log_softmax_rule(g: Any, out: Any, x: Any, *, axis: int = -1) -> Any:
@@ -148,17 +149,19 @@ log_softmax = Op(
 
 
 def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
-    """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_picked`."""
+    """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_losses`."""
     if target.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets must be integer class numbers, got {target.dtype}; use .astype('int64')")
     expected = x.shape[:axis] + x.shape[axis + 1 :]
     if target.shape != expected:
         raise ValueError(f"cross_entropy: logits {x.shape} with classes on axis {axis} need targets {expected}, got {target.shape}")
-    classes = x.shape[axis]
-    if (xp is np or mode.watch is not None) and target.size and (int(target.min()) < 0 or int(target.max()) >= classes):
-        flat = (target if xp is np else target.get()).ravel()
-        where = int(((flat < 0) | (flat >= classes)).argmax())
-        raise IndexError(f"cross_entropy: targets must lie in [0, {classes}), got {flat[where]} at index {where}")
+    if xp is np or mode.watch is not None:
+        classes = x.shape[axis]
+        unsigned = target.view(f"u{target.dtype.itemsize}")  # a negative class becomes a huge one: one pass, not two
+        if target.size and int(unsigned.max()) >= classes:
+            flat = (target if xp is np else target.get()).ravel()
+            where = int(((flat < 0) | (flat >= classes)).argmax())
+            raise IndexError(f"cross_entropy: targets must lie in [0, {classes}), got {flat[where]} at index {where}")
 
 
 def _rows(xp: Any, x: Any, axis: int) -> Any:
@@ -166,51 +169,66 @@ def _rows(xp: Any, x: Any, axis: int) -> Any:
     return x if x.ndim == 2 and axis == 1 else xp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
 
 
-def _valid(xp: Any, target: Any, classes: int) -> Any:
-    """Return 1 for a target in range and NaN for one that is not (on a GPU, where nothing else would show it)."""
-    return xp.where((target >= 0) & (target < classes), 1.0, xp.nan)
-
-
-def _losses(xp: Any, x: Any, target: Any, *, axis: int) -> Any:
+def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
     _check_targets(xp, x, target, axis)
     rows, flat = _rows(xp, x, axis), target.reshape(-1)
     z = rows - shift(xp, rows, 1)
     picked = z[xp.arange(len(flat)), flat]
-    losses = xp.log(xp.exp(z).sum(axis=1)) - picked
-    if xp is not np:
-        losses = (losses * _valid(xp, flat, x.shape[axis])).astype(x.dtype)
-    return losses.reshape(target.shape)
+    losses = xp.log(xp.maximum(xp.exp(z).sum(axis=1), 0.5))
+    losses -= picked
+    if xp is not np:  # a class out of range shows as NaN
+        losses = xp.where((flat >= 0) & (flat < x.shape[axis]), losses, xp.nan).astype(x.dtype)
+    if reduction == "none":
+        return losses.reshape(target.shape)
+    total = losses.sum()
+    return total / len(flat) if reduction == "mean" else total
 
 
-def _minus_one_hot(xp: Any, p: Any, target: Any, *, axis: int) -> Any:
-    rows, flat = _rows(xp, p, axis), target.reshape(-1)
-    out = rows.copy()
-    out[xp.arange(len(flat)), flat] -= 1.0
-    if out.shape == p.shape:
-        return out
-    spread = p.shape[:axis] + p.shape[axis + 1 :] + (p.shape[axis],)
-    return xp.moveaxis(out.reshape(spread), -1, axis)
+def _losses_rule(g: Any, out: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
+    """dL/dx = g (softmax(x) - e_target), with g spread over the samples."""
+    if reduction == "none":
+        scale = kept(g, x, axis, False)
+    else:
+        scale = g.reshape((1,) * x.ndim) / (target.size if reduction == "mean" else 1)
+    return _residual(x, target, scale, axis=axis)
 
 
-minus_one_hot = Op(
-    _minus_one_hot,
-    lambda g, out, p, target, *, axis: g,
+def _scaled_residual(xp: Any, x: Any, target: Any, scale: Any, *, axis: int) -> Any:
+    rows, flat = _rows(xp, x, axis), target.reshape(-1)
+    factor = scale.reshape(-1, 1)
+    e = xp.exp(rows - shift(xp, rows, 1))
+    e *= factor / xp.maximum(e.sum(axis=1, keepdims=True), 0.5)
+    e[xp.arange(len(flat)), flat] -= factor[:, 0]
+    if e.shape == x.shape:
+        return e
+    return xp.moveaxis(e.reshape(x.shape[:axis] + x.shape[axis + 1 :] + (x.shape[axis],)), -1, axis)
+
+
+# The gradient of cross-entropy in one pass, s (softmax(x) - e_target); its own rules are elementary.
+_residual = Op(
+    _scaled_residual,
+    lambda g, out, x, target, scale, *, axis: scale * _softmax_rule(g, softmax(x, axis=axis), x, axis=axis),
     None,
+    lambda g, out, x, target, scale, *, axis: (g * _residual(x, target, ones_for(x), axis=axis)).sum(axis=axis, keepdims=True),
+    saves="x target scale",
+    name="cross_entropy_gradient",
     samplewise=lambda shapes, *, axis: axis != 0,
-    doc="""Subtract 1 from each row's entry of its class: p - e_target, the gradient of cross-entropy at p = softmax(x).
-
-    >>> minus_one_hot(tensor([[0.25, 0.75]]), tensor([1]), axis=1)
-    tensor([[ 0.25, -0.25]])
-    """,
 )
+
+
+def ones_for(x: Any) -> Any:
+    """Return the number 1 as an array that broadcasts against x, on its device and of its dtype."""
+    array = getattr(x, "array", x)
+    return array_module(array).ones((1,) * array.ndim, array.dtype)
+
 
 _cross_entropy = Op(
     _losses,
-    lambda g, out, x, target, *, axis: kept(g, x, axis, False) * minus_one_hot(softmax(x, axis=axis), target, axis=axis),
+    _losses_rule,
     None,
     saves="x target",
     name="cross_entropy",
-    samplewise=lambda shapes, *, axis: axis != 0,
+    samplewise=lambda shapes, *, axis, reduction: axis != 0 and reduction == "none",
 )
 
 
@@ -226,10 +244,7 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Any:
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"cross_entropy: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    losses = _cross_entropy(logits, target, axis=0 if np.ndim(logits) == 1 else 1)
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    return _cross_entropy(logits, target, axis=0 if np.ndim(logits) == 1 else 1, reduction=reduction)
 
 
 # ---- batch normalization -----------------------------------------------------------------------------------------

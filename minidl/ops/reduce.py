@@ -128,9 +128,8 @@ max = Op(
 
 
 def shift(xp: Any, x: Any, axis: Axis) -> Any:
-    """Return the maximum over axis, axes kept, that exponentials are shifted by; 0 where it is infinite."""
-    m = x.max(axis=axis, keepdims=True)
-    return xp.where(xp.isfinite(m), m, 0.0)
+    """Return the maximum over axis, axes kept, that exponentials are shifted by; finite where it is -inf."""
+    return xp.maximum(x.max(axis=axis, keepdims=True), float(xp.finfo(x.dtype).min))
 
 
 def _logsumexp(xp: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:

@@ -1,0 +1,7 @@
+"""Optimizers. Each is its paper's equation (`update`) and the numbers it needs (`scalars`); `Optimizer` does the rest."""
+
+from .adam import Adam, AdamW
+from .base import Optimizer
+from .sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]

@@ -40,37 +40,35 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize)
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        super().__init__(params, **options, maximize=maximize)
 
     def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.slots if group["amsgrad"] else self.slots[:2]
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
-        b1, b2 = group["betas"]
-        return {
-            "b1": b1,
-            "b2": b2,
-            "lr_hat": group["lr"] / (1 - b1**t),
-            "c2": 1 - b2**t,
-            "eps": group["eps"],
-            "weight_decay": group["weight_decay"] or None,
-        }
+        return {**_debiased(group, t), "weight_decay": group["weight_decay"] or None}
 
     def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, c2, eps, weight_decay):
         if weight_decay is not None:
             g = g + weight_decay * theta
-        return adam_step(xp, theta, g, m, v, v_max, b1, b2, lr_hat, c2, eps)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        if v_max is None:
+            return theta - lr_hat * m / (xp.sqrt(v / c2) + eps), m, v
+        v_max = xp.maximum(v_max, v)
+        return theta - lr_hat * m / (xp.sqrt(v_max / c2) + eps), m, v, v_max
 
 
-class AdamW(Adam):
+class AdamW(Optimizer):
     """Adam with weight decay kept out of the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101, Alg. 2).
 
         theta <- (1 - lr weight_decay) theta
         m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
         theta <- theta - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
 
-    The decay is PyTorch's, per step lr times weight_decay; the paper's weight decay is `weight_decay` times the initial lr.
-    Default 1e-2 as in PyTorch. Errors and `amsgrad` as in Adam.
+    The decay of a step is lr times weight_decay, as in PyTorch; the paper's weight decay is weight_decay times the
+    initial lr. The default 1e-2 is PyTorch's. `amsgrad` and errors as in Adam.
 
     >>> w = Tensor([1.0], requires_grad=True)
     >>> w.grad = np.zeros(1, dtype=np.float32)
@@ -78,3 +76,42 @@ class AdamW(Adam):
     >>> w
     tensor([0.95], requires_grad=True)
     """
+
+    slots = ("m", "v", "v_max")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        super().__init__(params, **options, maximize=maximize)
+
+    def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.slots if group["amsgrad"] else self.slots[:2]
+
+    def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
+        decay = group["lr"] * group["weight_decay"]
+        return {**_debiased(group, t), "shrink": 1 - decay if decay else None}
+
+    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, c2, eps, shrink):
+        if shrink is not None:
+            theta = shrink * theta
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        if v_max is None:
+            return theta - lr_hat * m / (xp.sqrt(v / c2) + eps), m, v
+        v_max = xp.maximum(v_max, v)
+        return theta - lr_hat * m / (xp.sqrt(v_max / c2) + eps), m, v, v_max
+
+
+def _debiased(group: Mapping[str, Any], t: int) -> dict[str, Any]:
+    """Return the numbers of step t: m' and v' are divided by one minus the weight that zero still has in them."""
+    b1, b2 = group["betas"]
+    return {"b1": b1, "b2": b2, "lr_hat": group["lr"] / (1 - b1**t), "c2": 1 - b2**t, "eps": group["eps"]}

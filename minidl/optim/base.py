@@ -208,12 +208,12 @@ class Optimizer:
         for k, group in enumerate(self.param_groups):
             if group.late:
                 group.at(self.steps)
-            found = [(cohort, cohort.gradients()) for cohort in self._cohorts[k]]
-            if any(gradients is None for _, gradients in found):
-                parts = [self._divide(group, cohort) if gradients is None else [cohort] for cohort, gradients in found]
+            found = [cohort.gradients() for cohort in self._cohorts[k]]
+            if None in found:
+                parts = [[c] if g is not None else self._divide(group, c) for c, g in zip(self._cohorts[k], found, strict=True)]
                 self._cohorts[k] = [cohort for part in parts for cohort in part]
-                found = [(cohort, cohort.gradients() or []) for cohort in self._cohorts[k]]
-            movers += [(group, cohort, gradients) for cohort, gradients in found if gradients]
+                found = [cohort.gradients() for cohort in self._cohorts[k]]
+            movers += [(group, c, g) for c, g in zip(self._cohorts[k], found, strict=True) if g]
         return movers
 
     def _divide(self, group: ParamGroup, cohort: Cohort) -> list[Cohort]:
@@ -259,16 +259,17 @@ class Optimizer:
 
     def _kernel(self, group: ParamGroup, scalars: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
         """Return the program for these settings, and the numbers among the scalars."""
-        settings = {name: x for name, x in scalars.items() if x is None or isinstance(x, (bool, str))}
-        numbers = {name: x for name, x in scalars.items() if name not in settings}
         slots = self.group_slots(group)
-        key = (slots, group["maximize"], *settings.items(), *numbers)
+        settings = tuple((name, x if x is None or isinstance(x, (bool, str)) else ...) for name, x in scalars.items())
+        key = (slots, group["maximize"], settings)
         program = self._programs.get(key)
         if program is None:
             formula = self._maximized(self.update, group)
             arrays, writes = ("theta", "g", *slots), ("theta", *slots)
-            program = self._programs[key] = fuse(formula, arrays, tuple(numbers), writes, settings, f"{self._who}.update")
-        return program, numbers
+            numbers = [name for name, x in settings if x is ...]
+            fixed = {name: x for name, x in settings if x is not ...}
+            program = self._programs[key] = fuse(formula, arrays, numbers, writes, fixed, f"{self._who}.update")
+        return program, scalars
 
     @staticmethod
     def _maximized(formula: Callable[..., Any], group: ParamGroup) -> Callable[..., Any]:

@@ -21,8 +21,9 @@ from ..engine.backend import Array, device_of, is_array, on_device
 # Measured for Adam, float32, 109,386 and 1,000,000 parameters: 32 KiB 206 and 2,170 us, 64 KiB 180 and 1,890, 128 KiB
 # 165 and 1,740, 256 KiB 162 and 1,655 (1 MiB of L2 a core, six arrays in use at a time). 128 KiB also fits smaller caches.
 BLOCK_BYTES = 128 * 1024
-# A parameter of at most so many bytes is packed. Packing costs three copies, a call of its own one call an operation.
-PACK_BYTES = 32 * 1024
+# A parameter of at most so many bytes for each operation of the program is packed: packing costs three copies, a block of
+# its own costs a call an operation. Measured break-even: 24 to 32 KiB for the 13 operations of Adam, 8 KiB for the 2 of SGD.
+PACK_BYTES = 1920
 
 
 class Pack(NamedTuple):
@@ -54,12 +55,12 @@ class Segment:
         self.orders = [memory_order(x) for x in arrays]
         host = self.xp is np
         self.block = BLOCK_BYTES // self.dtype.itemsize if host else max(1, *(x.size for x in arrays))
-        limit = PACK_BYTES // self.dtype.itemsize
-        # A parameter with gaps in its memory has no flat view: it is gathered too, whatever its size.
-        self.packed = {i for i, x in enumerate(arrays) if x.size <= limit or self.orders[i] is None}
+        # Small ones first, so that the slots of a pack lie side by side; before them those with gaps, which are packed too,
+        # whatever their size, because they have no flat view.
+        self.sequence = sorted(range(len(arrays)), key=lambda i: (self.orders[i] is not None, arrays[i].size))
         self.offsets = [0] * len(arrays)
         self.total = 0
-        for i in sorted(range(len(arrays)), key=lambda i: i not in self.packed):
+        for i in self.sequence:
             self.offsets[i] = self.total
             self.total += arrays[i].size
         self.slots = tuple(slots)
@@ -84,13 +85,13 @@ class Segment:
             views.append(part.reshape([array.shape[i] for i in axes]).transpose(back))
         return views
 
-    def start(self, program: Program, gradients: Sequence[Array], numbers: Mapping[str, float]) -> Any:
+    def start(self, program: Program, gradients: Sequence[Array], scalars: Mapping[str, Any]) -> Any:
         """Run a program over all parameters. Returns None, or the generator of one that needs totals (not yet begun)."""
         if self._plan is None or self._plan[0] is not program:
             self._plan = (program, self._make_plan(program))
         blocks = partial(self._blocks, self._plan[1], gradients)
         extra = {"zeros": partial(self._new, len(self.arrays), np.float64)} if program.measures else {}
-        return program.function(self.xp)(blocks, self._typed, **extra, **numbers)
+        return program.function(self.xp)(blocks, self._typed, *[scalars[name] for name in program.numbers], **extra)
 
     def _typed(self, *numbers: Any) -> list[Any]:
         """Round numbers to the dtype of the arrays. 0-d arrays are what NumPy's ufuncs take fastest."""
@@ -119,8 +120,10 @@ class Segment:
 
     def _make_plan(self, program: Program) -> Plan:
         """Cut the large parameters into blocks and join the small ones into packs."""
-        runs, large = self._runs(together=not program.measures)
-        longest = max([sum(self.arrays[i].size for i in run) for run in runs] + [c.stop - c.start for _, cuts in large for c in cuts] + [0])
+        runs, large = self._runs(0 if program.measures else PACK_BYTES * program.operations // self.dtype.itemsize)
+        lengths = [sum(self.arrays[i].size for i in run) for run in runs]
+        lengths += [cut.stop - cut.start for _, cuts in large for cut in cuts]
+        longest = max(lengths, default=0)
         places = program.places
         flats = [self.flats[name] for name in program.arrays[2:]] + [self._new() for _ in places.spills]
         scratch = [self._new(longest) for _ in places.scratch] + [self._new(longest, np.bool_) for _ in places.masks]
@@ -145,23 +148,27 @@ class Segment:
         width = len(program.columns) - 1
         return Plan(packs, large, [*zip(*rows, strict=True)] if rows else [()] * width)
 
-    def _runs(self, together: bool) -> tuple[list[list[int]], list[tuple[int, list[slice]]]]:
-        """Return (runs of parameters to pack, large parameters with their cuts); packs of one unless `together`."""
+    def _runs(self, limit: int) -> tuple[list[list[int]], list[tuple[int, list[slice]]]]:
+        """Return the parameters to pack together, those of at most `limit` elements, and the others with their cuts.
+
+        With a limit of 0 each parameter has blocks of its own, which a program that measures parameters needs.
+        """
         runs: list[list[int]] = []
         large, room = [], 0
-        for i, array in enumerate(self.arrays):
-            if not array.size:
+        for i in self.sequence:
+            size = self.arrays[i].size
+            if not size:
                 continue
-            if i in self.packed and (together or self.orders[i] is None):
-                if not runs or array.size > room or not together:
+            if size <= limit or self.orders[i] is None:
+                if size > room or not limit:
                     runs.append([])
                     room = self.block
                 runs[-1].append(i)
-                room -= array.size
+                room -= size
             else:
-                count = -(-array.size // self.block)
-                length = -(-array.size // count // 16) * 16  # starts on a cache line, as SIMD likes it
-                large.append((i, [slice(a, min(a + length, array.size)) for a in range(0, array.size, length)]))
+                count = -(-size // self.block)
+                length = -(-size // count // 16) * 16  # starts on a cache line, as SIMD likes it
+                large.append((i, [slice(a, min(a + length, size)) for a in range(0, size, length)]))
         return runs, large
 
     def _ordered(self, i: int) -> Array:
