@@ -10,9 +10,9 @@ tensor([2., 4., 6.])
 
 from numpy import bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 
-from . import creation, func, ops
+from . import creation, func, ops, random
 from .creation import *  # noqa: F403 (its __all__ is what it offers)
-from .engine import autograd, random
+from .engine import autograd
 from .engine.anomaly import detect_anomaly
 from .engine.backend import Device as device
 from .engine.backend import get_default_dtype, set_default_dtype, transfers

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import random
+from . import random
 from .engine.backend import as_array, checked_dtype, default_device, get_default_dtype, on_device, to_device
 from .engine.tensor import Tensor, wrap
 
@@ -53,7 +53,9 @@ def ones(*shape: Any, dtype: Any = None, device: str | None = None, requires_gra
     return _made(lambda xp, kind: xp.ones(lengths, kind), dtype, device, requires_grad, "ones")
 
 
-def full(shape: Shape, value: float, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def full(
+    shape: Shape, value: float, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Return a tensor filled with a number, whose kind decides the dtype (int: int64, float: the default dtype).
 
     >>> full((2,), 7)
@@ -64,7 +66,9 @@ def full(shape: Shape, value: float, dtype: Any = None, device: str | None = Non
     return _made(lambda xp, kind: xp.full(lengths, value, kind), kind, device, requires_grad, "full")
 
 
-def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None, device: str | None = None) -> Tensor:
+def arange(
+    start: float, stop: float | None = None, step: float = 1, dtype: Any = None, device: str | None = None
+) -> Tensor:
     """Return the numbers start, start + step, ... below stop; arange(n) starts at 0. Integers give int64.
 
     >>> arange(3), arange(1, 4, 2)

@@ -15,6 +15,7 @@ from typing import Any
 from .engine import autograd
 from .engine.backend import MODULES, as_array
 from .engine.modes import enable_grad, is_grad_enabled
+from .engine.node import Leaf
 from .engine.tensor import Tensor, wrap
 from .ops import copy, reshape, stack
 
@@ -43,8 +44,10 @@ def flatten(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
 
 def _numbers(tree: Any) -> bool:
     """Tell whether a list is nested Python numbers, one array in the making, rather than a tree of several."""
-    return isinstance(tree, list) and bool(tree) and all(
-        isinstance(v, (int, float)) or (isinstance(v, list) and _numbers(v)) for v in tree
+    return (
+        isinstance(tree, list)
+        and bool(tree)
+        and all(isinstance(v, (int, float)) or (isinstance(v, list) and _numbers(v)) for v in tree)
     )
 
 
@@ -94,15 +97,23 @@ def _replaced(args: tuple, argnums: int | tuple[int, ...], value: Tree) -> list:
     return new
 
 
-def _outer(args: tuple) -> bool:
-    """Tell whether the result's own derivative is recorded by the caller."""
-    return is_grad_enabled() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in flatten(args)[0])
+def _outer(ys: tuple, xs: list[Tensor], recording: bool) -> bool:
+    """Tell whether somebody outside wants the derivative of the result too.
+
+    So it is if what was computed goes back to a leaf that is not one of the fresh inputs: an argument that is recorded,
+    or a tensor that the function captured, such as the input of an enclosing derivative.
+    """
+    own = {x.node for x in xs}
+    roots = [y.node for y in ys if y.node is not None]
+    return recording and any(type(n) is Leaf and n not in own for n in autograd.history(roots))
 
 
 # ---- gradients ---------------------------------------------------------------------------------------------------
 
 
-def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
     """Return a function computing (f(*args), gradient of f by the arguments numbered argnums).
 
     f must return a Tensor of one element (or that and anything else, with `has_aux=True`: ((value, aux), gradient)).
@@ -114,15 +125,18 @@ def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, ha
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        outer = _outer(args)
+        recording = is_grad_enabled()
         with enable_grad():
             xs, rebuild = _inputs(_selected(args, argnums, "grad"), "grad")
             result = f(*_replaced(args, argnums, rebuild(xs)), **kwargs)
             value, aux = result if has_aux else (result, None)
             if not isinstance(value, Tensor) or value.size != 1:
                 shape = value.shape if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"grad: the function must return a Tensor of one element, got {shape}; "
-                                 "use jacobian, or sum() the result")
+                raise ValueError(
+                    f"grad: the function must return a Tensor of one element, got {shape}; "
+                    "use jacobian, or sum() the result"
+                )
+            outer = _outer((value,), xs, recording)
             gradients = _pull((value,), xs, None, outer)
         value = value if outer else value.detach()
         return ((value, aux) if has_aux else value), rebuild(list(gradients))
@@ -169,11 +183,12 @@ def vjp(f: Callable[..., Any], *primals: Tree) -> tuple[Tree, Callable[[Tree], t
     >>> pullback(np.array([1.0, 10.0]))
     (tensor([ 2., 40.], dtype=float64),)
     """
-    outer = _outer(primals)
+    recording = is_grad_enabled()
     with enable_grad():
         xs, rebuild = _inputs(primals, "vjp")
         result = f(*rebuild(xs))
     ys, rebuild_y = _outputs(result, "vjp")
+    outer = _outer(ys, xs, recording)
 
     def pullback(cotangents: Tree) -> tuple:
         us = [_as_tensor(u, "vjp") for u in flatten(cotangents)[0]]
@@ -192,7 +207,7 @@ def jvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Tree, T
     """
     if len(flatten(primals)[0]) != len(flatten(tangents)[0]):
         raise ValueError("jvp: tangents must have the structure of primals")
-    outer = _outer((primals, tangents))
+    recording = is_grad_enabled()
     with enable_grad():
         xs, rebuild = _inputs(tuple(primals), "jvp")
         ys, rebuild_y = _outputs(f(*rebuild(xs)), "jvp")
@@ -200,6 +215,7 @@ def jvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Tree, T
         for x, v in zip(xs, vs, strict=True):
             if x.shape != v.shape:
                 raise ValueError(f"jvp: a tangent must have its primal's shape {x.shape}, got {v.shape}")
+        outer = _outer((*ys, *vs), xs, recording)
         products = [_zeros(y) for y in ys]
         reached = [i for i, y in enumerate(ys) if y.requires_grad]
         if reached:
@@ -225,13 +241,16 @@ def hvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> Tree:
     >>> hvp(lambda x: (x**3).sum(), (np.array([1.0, 2.0]),), (np.array([1.0, 1.0]),))
     tensor([ 6., 12.], dtype=float64)
     """
-    outer = _outer((primals, tangents))
+    recording = is_grad_enabled()
     with enable_grad():
         xs, rebuild = _inputs(tuple(primals), "hvp")
         vs = [_as_tensor(v, "hvp") for v in flatten(tuple(tangents))[0]]
         if [x.shape for x in xs] != [v.shape for v in vs]:
-            raise ValueError(f"hvp: tangents must have the primals' shapes {[x.shape for x in xs]}, got {[v.shape for v in vs]}")
+            raise ValueError(
+                f"hvp: tangents must have the primals' shapes {[x.shape for x in xs]}, got {[v.shape for v in vs]}"
+            )
         value = f(*rebuild(xs))
+        outer = _outer((value, *vs), xs, recording)
         gradients = _pull((value,), xs, None, True)
         products = _pull(gradients, xs, vs, outer)
     result = rebuild(list(products))
@@ -253,12 +272,13 @@ def jacobian(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Calla
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        outer = _outer(args)
+        recording = is_grad_enabled()
         with enable_grad():
             xs, rebuild = _inputs(_selected(args, argnums, "jacobian"), "jacobian")
             y = f(*_replaced(args, argnums, rebuild(xs)), **kwargs)
             if not isinstance(y, Tensor):
                 raise TypeError(f"jacobian: the function must return one Tensor, got {type(y).__name__}")
+            outer = _outer((y,), xs, recording)
             rows = [_pull((y,), xs, [_unit(y, i)], outer) for i in range(y.size)]
             blocks = [_stacked([row[k] for row in rows], y, x) for k, x in enumerate(xs)]
         return rebuild(blocks)
@@ -295,6 +315,7 @@ def hessian(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callab
         gradients, rebuild = flatten(grad(f, argnums)(*args, **kwargs))
         rows = []
         for k in range(len(gradients)):
+
             def component(*inner: Any, k: int = k, **named: Any) -> Tensor:
                 return flatten(grad(f, argnums)(*inner, **named))[0][k]
 

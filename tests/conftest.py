@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import strictfake
+from minidl import random as minidl_random
 from minidl.engine import backend
-from minidl.engine import random as minidl_random
 
 GPU_USABLE, GPU_STATE = backend.cuda_state()  # asked once, before any test: whether there is a real GPU, or why not
 backend.use_cuda_module(None)

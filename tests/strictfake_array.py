@@ -156,19 +156,25 @@ def wrap(result, inputs, ordered=False):
 def run(function, args, kwargs):
     """Run a NumPy function on device arrays: one kernel of the current device, or none if it makes a view."""
     inputs = [*arrays_in(args), *arrays_in(list(kwargs.values()))]
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # a GPU does not warn
+        warnings.simplefilter("ignore", RuntimeWarning)
+        raw = function(*unwrap(args), **{name: unwrap(value) for name, value in kwargs.items()})
+    result = wrap(raw, inputs, ordered=kwargs.get("order") == "F" or function is np.asfortranarray)
+    made = any(x.base is None and not any(x is y for y in inputs) for x in arrays_in([result]))
+    if made or raw is None or kwargs.get("out") is not None:
+        launch(inputs)
+    return result
+
+
+def launch(inputs):
+    """Count a kernel. It runs on the current device, which must be that of its arrays; a view needs none."""
+    stats.launches += 1
     for x in inputs:
         if x._device != machine.current:
             raise ValueError(
                 f"The device where the array resides ({x._device}) is different from the current device "
                 f"({machine.current}). Peer access is unavailable between these devices."
             )
-    with np.errstate(all="ignore"), warnings.catch_warnings():  # a GPU does not warn
-        warnings.simplefilter("ignore", RuntimeWarning)
-        raw = function(*unwrap(args), **{name: unwrap(value) for name, value in kwargs.items()})
-    result = wrap(raw, inputs, ordered=kwargs.get("order") == "F" or function is np.asfortranarray)
-    made = any(x.base is None and not any(x is y for y in inputs) for x in arrays_in([result]))
-    stats.launches += made or raw is None or kwargs.get("out") is not None
-    return result
 
 
 def wrapped(index, size):
@@ -317,17 +323,18 @@ class ndarray:
         raise TypeError(f"strictfake: numpy.{function.__name__} of a device array; write xp.{function.__name__}")
 
     def __getitem__(self, key):
-        key, fancy = numpy_key(self, key)
-        stats.launches += fancy
+        parts, (key, fancy) = key, numpy_key(self, key)
+        if fancy:
+            launch([self, *arrays_in([parts])])
         stats.waits += any(isinstance(part, np.ndarray) and part.dtype.kind == "b" for part in key)  # how many True?
         return wrap(self._a[key], [self])
 
     def __setitem__(self, key, value):
         if not isinstance(value, ndarray) and not is_number(value):
             raise TypeError(f"Unsupported type {type(value)}")
+        launch([self, *arrays_in([key, value])])
         key, fancy = numpy_key(self, key)
         stats.to_device += fancy and not isinstance(value, ndarray)  # CuPy sends the number as an array
-        stats.launches += 1
         self._a[key] = unwrap(value)
 
 

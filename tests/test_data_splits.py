@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minidl.data import KFold, Subset, TensorDataset, random_split
-from minidl.engine import random
+from minidl import random
 from minidl.engine.tensor import Tensor
 
 # ---- random_split ------------------------------------------------------------------------------------------------

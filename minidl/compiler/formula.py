@@ -16,7 +16,9 @@ import numpy as np
 COMPARE = {"equal": "==", "not_equal": "!=", "greater": ">", "greater_equal": ">=", "less": "<", "less_equal": "<="}
 LOGICAL = {"logical_and": "&", "logical_or": "|"}
 INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**", **COMPARE, **LOGICAL}
-UNARY = set("absolute cbrt exp expm1 log log1p negative reciprocal sign sqrt square tanh".split())
+UNARY = {
+    "absolute", "cbrt", "exp", "expm1", "log", "log1p", "negative", "reciprocal", "sign", "sqrt", "square", "tanh",
+}  # fmt: skip
 TESTS = {"isfinite", "isnan"}
 FUNCTIONS = {"copysign", "maximum", "minimum", "logical_not"} | INFIX.keys() | UNARY | TESTS
 ALIASES = {"abs": "absolute", "pow": "power", "true_divide": "divide"}
@@ -128,20 +130,20 @@ class Symbol:
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
-            f"{self.trace.who}: a Python `if`, `and`, `or`, `not`, `min` or `max` asked whether {self._text()} is true, "
+            f"{self.trace.who}: a Python `if`, `and`, `not`, `min` or the like asked whether {self._text()} is true, "
             "which differs from element to element or step to step; use xp.where(condition, a, b), or pass a bool "
             "through scalars()"
         )
 
     def _no_value(self, *args: Any) -> NoReturn:
-        raise TypeError(f"{self.trace.who}: {self._text()} has no value yet while the formula is read; use functions of xp")
+        raise TypeError(f"{self.trace.who}: {self._text()} has no value while the formula is read; use functions of xp")
 
     __float__ = __int__ = __index__ = __len__ = __iter__ = __getitem__ = _no_value
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"{self.trace.who}: {self._text()}.{name} is not elementwise; use operators, functions of xp and segment_norm, "
-            "or write update_tensor instead of update"
+            f"{self.trace.who}: {self._text()}.{name} is not elementwise; use operators, functions of xp and "
+            "segment_norm, or write update_tensor instead of update"
         )
 
     def _text(self) -> str:

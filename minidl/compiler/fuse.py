@@ -7,7 +7,8 @@ temporary as large as the parameters for every operator. The result is bitwise t
 
 Three rules make the kernel right:
 
-- Arithmetic between numbers (`1 - b1`) is done once a step on the host in float64, then rounded once to the arrays' dtype.
+- Arithmetic between numbers (`1 - b1`) is done once a step, on the host in float64, and rounded once to the arrays'
+  dtype.
 - The new value of a state array is written over the old one only after the old one has been read for the last time.
 - A value that measures a whole parameter (`segment_norm`) ends a pass over the arrays; what a later pass still needs is
   kept in an array of full size.
@@ -17,14 +18,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .formula import FUNCTIONS, INFIX, MEASURES, Functions, Trace, Value
 
 KEYWORD_OUT = ("maximum", "minimum")  # NumPy 2.4 deprecates their third positional argument
+ARRAYS = ("array", "mask")
 
 
 def fuse(
@@ -42,7 +43,7 @@ def fuse(
     writes     the arrays among `arrays` that the returned values replace, in the order returned
     settings   keyword arguments with a fixed value (bool, str, None): the formula may branch on them
 
-    TypeError or ValueError, naming the formula, where it does something that is not elementwise.
+    TypeError, ValueError or AttributeError, naming the formula, where it does something that is not elementwise.
 
     >>> def decay(xp, x, v, *, rate):
     ...     v = rate * v + (1 - rate) * x * x
@@ -52,7 +53,7 @@ def fuse(
         # numbers: once a step, in float64, then rounded once to the arrays' dtype
         c0 = 1 - rate
         rate, c0 = typed(rate, c0)
-        # arrays: block by block; r0 is scratch
+        # arrays: block by block; scratch: r0
         for x, v, r0 in blocks():
             multiply(rate, v, v)    # v = rate * v
             multiply(c0, x, r0)     # r0 = c0 * x
@@ -61,11 +62,11 @@ def fuse(
             sqrt(v, r0)             # r0 = sqrt(v)
             divide(x, r0, x)        # x = x / r0
     """
-    who = name or getattr(formula, "__qualname__", "formula")
+    who = name or getattr(formula, "__qualname__", "formula").rpartition(">.")[2]
     trace = Trace(who)
-    symbols = [trace.input(a, "array") for a in arrays]
-    keywords = {n: trace.input(n, "number") for n in numbers}
-    returned = formula(Functions(trace), *symbols, **keywords, **(settings or {}))
+    given = [trace.input(x, "array") for x in arrays]
+    keywords = {x: trace.input(x, "number") for x in numbers}
+    returned = formula(Functions(trace), *given, **keywords, **(settings or {}))
     returned = returned if isinstance(returned, tuple) else (returned,)
     if len(returned) != len(writes):
         raise ValueError(f"{who}: must return {len(writes)} value(s), the new {', '.join(writes)}; got {len(returned)}")
@@ -74,18 +75,18 @@ def fuse(
     for state, result in zip(writes, returned, strict=True):
         value = trace.value(result)
         if value.kind == "mask":
-            raise TypeError(f"{who}: the new {state} is a condition; make numbers of it by xp.where(condition, 1.0, 0.0)")
+            raise TypeError(f"{who}: the new {state} is a condition; use xp.where(condition, 1.0, 0.0)")
         if value is old[state]:
             continue
-        if value.op in ("input", "literal") or value.kind != "array" or any(value is other for other in new.values()):
+        if value.op in ("input", "literal") or value.kind != "array" or value in new.values():
             value = Value("copy", (value,), "array", value.stage)
             trace.code.append(value)
         new[state] = value
-    return Program(re.sub(r"\W", "_", who.rpartition(">.")[2]), tuple(arrays), tuple(numbers), _live(trace.code, new.values()), old, new)
+    return Program(re.sub(r"\W", "_", who), arrays, numbers, _live(trace.code, new.values()), old, new)
 
 
-def _live(code: list[Value], results: Any) -> list[Value]:
-    """Return the values that the results need, pass by pass: first what is measured before it, then the order of the text."""
+def _live(code: list[Value], results: Iterable[Value]) -> list[Value]:
+    """Return the values that the results need, pass by pass, each pass headed by what is measured before it."""
     needed: set[Value] = set()
     pending = list(results)
     while pending:
@@ -93,60 +94,50 @@ def _live(code: list[Value], results: Any) -> list[Value]:
         if value not in needed:
             needed.add(value)
             pending.extend(value.inputs)
-    return sorted((value for value in code if value in needed), key=lambda value: (value.stage, value.kind != "measure"))
+    return sorted((x for x in code if x in needed), key=lambda x: (x.stage, x.kind != "measure"))
 
 
-@dataclass(eq=False)
-class Places:
-    """Where each value of a program lives.
+class Places(NamedTuple):
+    """Where the array values of a program live."""
 
-    home      value -> the array, scratch buffer or variable that holds it
-    scratch   buffers of one block, for values that live within a pass
-    masks     the same for truth values
-    spills    arrays of full size, for values that a later pass reads
-    """
-
-    home: dict[Value, str]
-    scratch: list[str] = field(default_factory=list)
-    masks: list[str] = field(default_factory=list)
-    spills: list[str] = field(default_factory=list)
+    home: dict[Value, str]  # value -> the array or buffer that holds it
+    scratch: list[str]  # buffers of one block, for values that live within a pass
+    masks: list[str]  # the same for truth values
+    spills: list[str]  # arrays of full size, for values that a later pass reads
 
 
 def place(code: list[Value], old: Mapping[str, Value], new: Mapping[str, Value]) -> Places:
     """Give every array value of `code` a place, reusing places whose value has been read for the last time.
 
-    `old` and `new` are the values of the named arrays before and after; an array in `new` may hold intermediate values
-    between the last reading of its old value and the writing of its new one. The others are never written.
+    `old` and `new` are the values of the named arrays before and after. An array in `new` may hold intermediate values
+    between the last reading of its old value and the writing of its new one; the others are never written.
     """
     end = len(code)
     last = {x: i for i, value in enumerate(code) for x in value.inputs}
-    last.update((value, end) for value in new.values())
-    last.update((value, end) for name, value in old.items() if name not in new)
+    last.update({value: end for value in new.values()} | {old[name]: end for name in old.keys() - new.keys()})
     due = {name: code.index(value) for name, value in new.items()}
     target = {value: name for name, value in new.items()}
     crossing = {x for value in code for x in value.inputs if x.stage < value.stage and value.op not in MEASURES}
-    crossing |= {value for value in new.values() if code and value.stage < code[-1].stage}
-    places = Places({value: name for name, value in old.items()})
+    crossing |= {value for value in new.values() if value.stage < code[-1].stage}
+    places = Places({value: name for name, value in old.items()}, [], [], [])
     tenant = dict(old)  # place -> the value in it now
 
     for i, value in enumerate(code):
-        if value.kind not in ("array", "mask"):
+        if value.kind not in ARRAYS:
             continue
-        pool, letter = places.scratch, "r"
+        pool, letter = (places.masks, "k") if value.kind == "mask" else (places.scratch, "r")
         if value in crossing:
             pool, letter = places.spills, "u"
-        elif value.kind == "mask":
-            pool, letter = places.masks, "k"
-        # The kernel writes where(c, x, y) as y first, x over it where c holds: x must not be overwritten by y.
-        keep = value.inputs[1] if value.op == "where" else None
-        # An array that waits for its new value must be free again by then; a mask has another dtype.
+        # An array must be free again when its own new value is due.
         states = [name for name in due if last[value] <= due[name] and value.kind == "array"]
-        dying = [places.home.get(x) for x in value.inputs if last[x] == i]
-        usable = [target.get(value), *(p for p in dying if p in states or p in pool), *states, *pool]
-        free = (p for p in usable if p and (p not in tenant or (last[tenant[p]] <= i and tenant[p] is not keep)))
+        # where(c, x, y) is written as y first, then x over it where c holds: y must not overwrite x.
+        keep = value.inputs[1] if value.op == "where" else None
+        dying = [places.home[x] for x in value.inputs if x in places.home and last[x] == i]
+        wanted = [target.get(value), *(p for p in dying if p in states or p in pool), *states, *pool]
+        free = (p for p in wanted if p and (p not in tenant or (last[tenant[p]] <= i and tenant[p] is not keep)))
         home = next(free, None)
         if home is None:
-            home = _fresh(letter, pool, old)
+            home = _fresh(letter, old, pool)
             pool.append(home)
         places.home[value] = home
         tenant[home] = value
@@ -160,47 +151,34 @@ def _fresh(letter: str, *taken: Iterable[str]) -> str:
 
 
 class Program:
-    """A formula as a straight-line kernel. `print(program)` shows its Python source.
+    """A formula as a straight-line kernel. `print(program)` shows its Python source, `f(blocks, typed, *numbers)`.
 
-    name      the formula's name
-    arrays    names of the arrays it is given
-    numbers   names of the numbers it is given
-    writes    names of the arrays it changes
-    places    where its intermediate values live
-    source    the Python source of the kernel `f(blocks, typed, *numbers)`
-
-    `blocks()` yields for each block a tuple of `columns`: views of the arrays and spills, the scratch buffers cut to the
-    same length and, in a kernel that measures, `n`, the number of the parameter that the block belongs to. `typed(*x)`
-    returns its arguments rounded to the arrays' dtype. A kernel that measures is also given `zeros()`, which makes a
-    vector with an element for each parameter; one that needs totals is a generator, which yields such a vector and is
-    sent it summed over all parameters.
+    `blocks()` yields for each block a tuple of `columns`: views of the arrays and spills, the scratch buffers cut to
+    the same length and, in a kernel that measures, `n`, the number of the parameter that the block belongs to.
+    `typed(*x)` returns its arguments rounded to the arrays' dtype. A kernel that measures is also given `zeros()`,
+    which makes a vector with an element for each parameter; one that needs totals is a generator, which yields such a
+    vector and is sent it summed over all parameters.
     """
 
     def __init__(
         self,
         name: str,
-        arrays: tuple[str, ...],
-        numbers: tuple[str, ...],
+        arrays: Sequence[str],
+        numbers: Sequence[str],
         code: list[Value],
         old: Mapping[str, Value],
         new: Mapping[str, Value],
     ):
         self.name = name
-        self.arrays = arrays
-        self.numbers = numbers
-        self.writes = tuple(new)
+        self.arrays = tuple(arrays)
+        self.numbers = tuple(numbers)
         self.places = place(code, old, new)
-        self.operations = sum(value.kind in ("array", "mask") for value in code)
+        self.operations = sum(value.kind in ARRAYS for value in code)
         self.measures = any(value.op in MEASURES for value in code)
-        self.totals = any(value.op == "total_dot" for value in code)
-        self._functions: dict[Any, Callable[..., Any]] = {}
+        scratch = (*self.places.scratch, *self.places.masks)
+        self.columns = (*self.arrays, *self.places.spills, *scratch, *(["n"] if self.measures else []))
         self.source = _Writer(self, code, new).source()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names that each block is unpacked into."""
-        p = self.places
-        return (*self.arrays, *p.spills, *p.scratch, *p.masks, *(["n"] if self.measures else []))
+        self._functions: dict[Any, Callable[..., Any]] = {}
 
     def __str__(self) -> str:
         return self.source
@@ -210,12 +188,12 @@ class Program:
 
     def function(self, xp: Any) -> Callable[..., Any]:
         """Return the kernel bound to an array module."""
-        made = self._functions.get(xp)
-        if made is None:
-            names = {op: getattr(xp, op) for op in FUNCTIONS} | {"copyto": xp.copyto, "xp": xp, "np": np, "inf": np.inf, "nan": np.nan}
+        if xp not in self._functions:
+            names = {op: getattr(xp, op) for op in (*FUNCTIONS, "copyto")}
+            names |= {"xp": xp, "np": np, "inf": np.inf, "nan": np.nan}
             exec(compile(self.source, f"<fused {self.name}>", "exec"), names)
-            made = self._functions[xp] = names[self.name]
-        return made
+            self._functions[xp] = names[self.name]
+        return self._functions[xp]
 
 
 class _Writer:
@@ -231,32 +209,27 @@ class _Writer:
 
     def source(self) -> str:
         p = self.program
-        given = ["blocks", "typed", *p.numbers, *(["zeros"] if p.measures else [])]
-        self.lines = [f"def {p.name}({', '.join(given)}):"]
+        self.lines = [f"def {p.name}({', '.join(['blocks', 'typed', *p.numbers, *['zeros'] * p.measures])}):"]
         self._numbers()
         passes = sorted({value.stage for value in self.code if value.kind != "number"})
         for stage in passes:
             self._measures(stage)
             self._pass(stage, last=stage == passes[-1])
-        if not passes:
-            self.lines.append("    pass")
-        return "\n".join(self.lines)
+        return "\n".join(self.lines + ["    pass"] * (not passes))
 
     def _numbers(self) -> None:
         """Write the arithmetic between numbers, and the rounding of those that meet arrays."""
         meetings = ((x, value.kind) for value in self.code if value.kind != "number" for x in value.inputs)
         met = {x: None for x, kind in meetings if x.kind == "number" and (kind != "measure" or x.op != "literal")}
         lines = []
-        for value in [*self.code, *met]:
-            if value.kind == "number" and value.op == "input":
+        for value in [*(value for value in self.code if value.kind == "number"), *met]:
+            if value.op == "input":
                 self.variables[value] = value.name
-            elif value.kind == "number" and value not in self.variables:
-                self.variables[value] = self._new_name("c")
-                lines.append(f"    {self.variables[value]} = {self._expression(value, 'np.')}")
+            elif value not in self.variables:
+                lines.append(f"    {self._variable(value, 'c')} = {self._expression(value, 'np.')}")
         if met:
             self.lines.append("    # numbers: once a step, in float64, then rounded once to the arrays' dtype")
-            names = [self.variables[value] for value in met]
-            self.lines += [*lines, f"    {', '.join(names)}{',' * (len(names) == 1)} = typed({', '.join(names)})"]
+            self.lines += [*lines, self._typed(met)]
 
     def _measures(self, stage: int) -> None:
         """Write what is computed between two passes: arithmetic on the numbers measured for each parameter."""
@@ -265,31 +238,29 @@ class _Writer:
             if value.op == "total_dot":
                 self.lines.append(f"    {self.variables[value]} = yield {self.variables[value]}")
             elif value.op not in MEASURES:
-                self.variables[value] = self._new_name("q")
-                self.lines.append(f"    {self.variables[value]} = {self._expression(value, 'xp.')}")
-        used = {x for value in self.code if value.kind in ("array", "mask") for x in value.inputs}
-        names = [self.variables[value] for value in values if value in used]
-        if names:
-            self.lines.append(f"    {', '.join(names)}{',' * (len(names) == 1)} = typed({', '.join(names)})")
+                self.lines.append(f"    {self._variable(value, 'q')} = {self._expression(value, 'xp.')}")
+        met = {x for value in self.code if value.kind in ARRAYS for x in value.inputs}
+        if met.intersection(values):
+            self.lines.append(self._typed(value for value in values if value in met))
 
     def _pass(self, stage: int, last: bool) -> None:
         """Write one loop over the blocks."""
-        body = [self._statement(value) for value in self.code if value.kind in ("array", "mask") and value.stage == stage]
-        measured = [value for value in self.code if value.op in MEASURES and value.stage == stage + 1]
-        for value in measured:
-            self.variables[value] = name = self._new_name("q")
-            self.lines.append(f"    {name} = zeros()")
-            a, b = (self._name(x) for x in value.inputs)
-            body.append((f"{name}[n] += xp.dot({a}, {b})", f"{value.op}: {a} * {b}, summed"))
+        body = [self._statement(value) for value in self.code if value.kind in ARRAYS and value.stage == stage]
+        for value in self.code:
+            if value.op in MEASURES and value.stage == stage + 1:
+                a, b = (self.home[x] for x in value.inputs)
+                name = self._variable(value, "q")
+                self.lines.append(f"    {name} = zeros()")
+                body.append((f"{name}[n] += xp.dot({a}, {b})", f"sum of {a} * {b}"))
         if last:
-            displaced = [(state, self.home[value]) for state, value in self.new.items() if self.home[value] != state]
-            body += [(f"copyto({state}, {home})", f"{state} = {home}") for state, home in displaced]
-        scratch = [*self.program.places.scratch, *self.program.places.masks]
-        note = f"; {', '.join(scratch)} {'is' if len(scratch) == 1 else 'are'} scratch" if scratch else ""
-        self.lines.append(f"    # arrays: block by block{note}")
-        self.lines.append(f"    for {', '.join(self.program.columns)} in blocks():")
-        width = max((len(call) for call, _ in body), default=0) + 4
-        self.lines += [f"        {call:{width}}# {comment}" for call, comment in body] or ["        pass"]
+            late = [(state, self.home[value]) for state, value in self.new.items() if self.home[value] != state]
+            body += [(f"copyto({state}, {home})", f"{state} = {home}") for state, home in late]
+        p = self.program
+        scratch = ", ".join([*p.places.scratch, *p.places.masks])
+        self.lines.append(f"    # arrays: block by block{'; scratch: ' * bool(scratch)}{scratch}")
+        self.lines.append(f"    for {', '.join(p.columns)} in blocks():")
+        width = max(len(call) for call, _ in body) + 4
+        self.lines += [f"        {call:{width}}# {comment}" for call, comment in body]
 
     def _statement(self, value: Value) -> tuple[str, str]:
         """Return the call that computes an array value into its place, and the same as an equation."""
@@ -315,8 +286,14 @@ class _Writer:
         return f"{module}{value.op}({', '.join(names)})"
 
     def _name(self, value: Value) -> str:
-        """Return how the source refers to a value."""
         return self.home.get(value) or self.variables.get(value) or value.name
 
-    def _new_name(self, letter: str) -> str:
-        return _fresh(letter, self.variables.values(), self.program.numbers, self.home.values())
+    def _variable(self, value: Value, letter: str) -> str:
+        """Give a number or measure a name."""
+        name = _fresh(letter, self.variables.values(), self.program.numbers, self.home.values())
+        self.variables[value] = name
+        return name
+
+    def _typed(self, values: Iterable[Value]) -> str:
+        names = [self.variables[value] for value in values]
+        return f"    {', '.join(names)}{',' * (len(names) == 1)} = typed({', '.join(names)})"

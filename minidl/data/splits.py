@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import random
+from .. import random
 from ..engine.backend import is_array, to_numpy
 from ..engine.tensor import Tensor
 from .dataset import Subset, as_dataset

@@ -1,5 +1,5 @@
 """What makes derivatives: arrays, tensors, operations, and the walk back. Knows nothing of layers, optimizers or files."""
 
-from . import anomaly, autograd, backend, hooks, modes, node, op, random, tensor
+from . import anomaly, autograd, backend, hooks, modes, node, op, tensor
 
-__all__ = ["anomaly", "autograd", "backend", "hooks", "modes", "node", "op", "random", "tensor"]
+__all__ = ["anomaly", "autograd", "backend", "hooks", "modes", "node", "op", "tensor"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from .backend import MODULES, scalar
 from .node import Node, mode
 from .tensor import Tensor
 
-_PACKAGE = str(Path(__file__).resolve().parents[1])
-
+_PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
 class detect_anomaly:
@@ -47,15 +47,17 @@ class detect_anomaly:
         """Check that what a node saved is still what it was."""
         trace = getattr(node, "trace", None)
         if trace is not None and trace[1] != _checksums(node):
-            raise RuntimeError(f"backward of {node.op.name}: an array it saved was modified outside the library since the "
-                               f"forward at {trace[0]}; write into a copy")
+            raise RuntimeError(
+                f"backward of {node.op.name}: an array it saved was modified outside the library since the "
+                f"forward at {trace[0]}; write into a copy"
+            )
 
     def after(self, node: Node, parent: Node, gradient: Any) -> None:
         """Check the gradient that a rule returned."""
         array = gradient.array if type(gradient) is Tensor else gradient
         if scalar((array != array).any()):
             where = getattr(node, "trace", ("a line outside detect_anomaly()",))[0]
-            position = node.parents.index(parent)
+            position = [p is parent for p in node.parents].index(True)
             raise RuntimeError(f"{node.op.name}: returned nan values in its gradient {position}; forward at {where}")
 
 

@@ -9,7 +9,6 @@ result and can be differentiated again (double backprop); otherwise they run on 
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from . import node as clock
-from .backend import MODULES, Array, array_module, as_array, device_of, on_device
+from .backend import MODULES, array_module, as_array, device_of, on_device
+from .gradient import aliased, as_tensors, check_unwritten, no_scalar, number, sum_to
 from .hooks import run_hooks
 from .modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
-from .node import Leaf, MultiNode, Node, Pick, mode, storage, written
-from .op import pick
+from .node import Leaf, MultiNode, Node, Pick, mode
 from .tensor import Tensor, wrap
 
 _by_time = operator.attrgetter("time")
@@ -30,7 +29,7 @@ _by_time = operator.attrgetter("time")
 # ---- the walk ----------------------------------------------------------------------------------------------------
 
 
-def _history(roots: Iterable[Node]) -> list[Node]:
+def history(roots: Iterable[Node]) -> list[Node]:
     """Return every node that the roots depend on, themselves included, latest first. No recursion."""
     found = list(dict.fromkeys(roots))
     seen: set[Node | None] = {None, *found}
@@ -60,12 +59,14 @@ def _leading_to(targets: set[Node], order: list[Node]) -> set[Node]:
 class _Walk:
     """One backward pass: the pending gradient of each node, and the results."""
 
-    def __init__(self, roots: list[Node], seeds: list, targets: set[Node] | None, retain: bool, create: bool):
-        self.retain, self.create, self.targets = retain, create, targets
+    def __init__(
+        self, roots: list[Node], seeds: list, targets: set[Node] | None, retain: bool, create: bool, keep: bool
+    ):
+        self.retain, self.create, self.targets, self.keep = retain, create, targets, keep
         self.pending: dict[Node, Any] = {}  # node -> the sum of what has arrived so far
         self.owned: set[Node] = set()  # nodes whose pending array is ours to add into
         self.results: dict[Node, Any] = {}
-        self.order = _history(roots)
+        self.order = history(roots)
         self.needed = None if targets is None else _leading_to(targets, self.order)
         for root, seed in zip(roots, seeds, strict=True):
             self.arrive(root, seed, None, None)
@@ -80,15 +81,15 @@ class _Walk:
             if type(node) is MultiNode:
                 g = self.fill(node, g)
             if node.hooks is not None:
-                g = run_hooks(node, g, create)
+                g = run_hooks(node, g, create, self.keep)
             if (needed is not None or node.op is None) and self.ends(node, g):
                 continue
             if node.time < clock.last_write:
-                _check_unwritten(node)
+                check_unwritten(node)
             if watch is not None:
                 watch.before(node)
             op, static = node.op, node.static
-            args, out = _as_tensors(node) if create else (node.args, node.out)
+            args, out = as_tensors(node) if create else (node.args, node.out)
             if op.joint is not None:
                 self.joint(node, g, out, args)
             else:
@@ -133,7 +134,9 @@ class _Walk:
         grads = op.joint(g, out, *args, **node.static)
         if type(grads) is not tuple or len(grads) != len(parents):
             got = len(grads) if type(grads) is tuple else type(grads).__name__
-            raise RuntimeError(f"{op.name}: returned an incorrect number of gradients (expected {len(parents)}, got {got})")
+            raise RuntimeError(
+                f"{op.name}: returned an incorrect number of gradients (expected {len(parents)}, got {got})"
+            )
         for parent, gradient in zip(parents, grads, strict=True):
             if parent is not None and (self.needed is None or parent in self.needed):
                 self.arrive(parent, gradient, node, None)
@@ -144,11 +147,11 @@ class _Walk:
             return
         if type(gradient) is not Tensor:
             if type(gradient) not in MODULES:
-                gradient = _number(gradient, parent)
+                gradient = number(gradient, parent)
             if self.create:
                 gradient = wrap(gradient)
         if gradient.shape != parent.shape:
-            gradient = _sum_to(gradient, parent, node)
+            gradient = sum_to(gradient, parent, node)
         if gradient.dtype != parent.dtype:
             gradient = gradient.astype(parent.dtype)
         if mode.watch is not None and node is not None:
@@ -156,7 +159,7 @@ class _Walk:
         pending = self.pending
         old = pending.get(parent)
         if old is None:
-            if type(parent) is Leaf and _aliased(gradient, node, g):
+            if type(parent) is Leaf and aliased(gradient, node, g):
                 gradient = gradient.copy()  # a leaf shares its gradient's memory with nobody
             pending[parent] = gradient
         elif self.create:
@@ -164,14 +167,14 @@ class _Walk:
         elif parent in self.owned:
             old += gradient
         else:
-            pending[parent] = _array(old + gradient)
+            pending[parent] = no_scalar(old + gradient)
             self.owned.add(parent)
 
     def into_slot(self, node: Pick, g: Any) -> None:
         """Hand the gradient of one output to the tuple that its operation's rule will receive."""
         main, index = node.parents[0], node.static["index"]
         slots = self.pending.setdefault(main, [None] * len(main.outputs))
-        slots[index] = g if slots[index] is None else _array(slots[index] + g)
+        slots[index] = g if slots[index] is None else no_scalar(slots[index] + g)
 
     def fill(self, node: MultiNode, slots: list) -> tuple:
         """Put zeros where an output was not used."""
@@ -186,79 +189,6 @@ class _Walk:
         return tuple(filled)
 
 
-def _aliased(gradient: Any, node: Node | None, g: Any) -> bool:
-    """Tell whether a gradient may share memory with the arriving one or with a saved array."""
-    if g is None:
-        return True  # the caller's own array, or a joint rule, which may return one array twice
-    owner = storage(gradient.array if type(gradient) is Tensor else gradient)
-    if storage(g.array if type(g) is Tensor else g) is owner:
-        return True
-    for a in (*node.args, node.out):
-        if type(a) in MODULES and storage(a) is owner:
-            return True
-    return False
-
-
-def _number(value: Any, parent: Node) -> Array:
-    """Make the number that a rule returned, as NumPy's reductions do, an array on the parent's device."""
-    if not isinstance(value, (float, int, np.generic)):
-        raise TypeError(f"backward: a rule must return an array or a Tensor, got {type(value).__name__}")
-    return as_array(value, dtype=parent.dtype, device=parent.device, who="backward")
-
-
-def _array(x: Any) -> Any:
-    """Undo NumPy's habit of returning a scalar where an operation on 0-d arrays is meant."""
-    return np.asarray(x) if isinstance(x, np.generic) else x
-
-
-def _as_tensors(node: Node) -> tuple[tuple, Any]:
-    """Give the saved arrays of a node their place in the graph back, for a backward that is recorded."""
-    if node.op.once:
-        raise RuntimeError(f"{node.op.name}: its rules are exact for first derivatives only; create_graph=True needs more")
-    args = tuple(wrap(a, p) if type(a) in MODULES else a for a, p in zip(node.args, node.parents, strict=True))
-    if type(node.out) is tuple:
-        picks = (pick(node, i) if a.dtype.kind == "f" else None for i, a in enumerate(node.out))
-        return args, tuple(wrap(a, p) for a, p in zip(node.out, picks, strict=True))
-    return args, None if node.out is None else wrap(node.out, node)
-
-
-@functools.lru_cache(maxsize=64)
-def _ones(n: int, dtype: np.dtype) -> np.ndarray:
-    return np.ones(n, dtype)
-
-
-def _sum_to(g: Any, parent: Node, node: Node | None) -> Any:
-    """Sum a gradient over the axes along which its input was broadcast; RuntimeError if it was not broadcast to it."""
-    shape = parent.shape
-    if type(g) is np.ndarray and g.ndim == 2 and g.shape[1:] == shape:
-        return np.dot(_ones(len(g), g.dtype), g)  # the gradient of a bias: BLAS adds rows thrice as fast as sum
-    extra = g.ndim - len(shape)
-    fits = extra >= 0 and all(n in (1, m) for n, m in zip(shape, g.shape[max(extra, 0) :], strict=False))
-    if not fits:
-        name = node.op.name if node is not None else "backward"
-        position = node.parents.index(parent) if node is not None else 0
-        raise RuntimeError(f"{name}: invalid gradient at index {position}: its rule returned the shape {tuple(g.shape)}, "
-                           f"the input has {shape}")
-    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1)
-    return _array(g.sum(axis=axes)).reshape(shape)
-
-
-def _check_unwritten(node: Node) -> None:
-    """Raise if an array that a node saved has been written into since."""
-    op, n = node.op, len(node.args)
-    names = [f"input {i}" for i in range(n)] if op.variadic else op.inputs
-    saved = [(name, a) for name, a, keep in zip(names, node.args, op.kept(n), strict=True) if keep]
-    saved += [("its result", a) for a in (node.out if type(node.out) is tuple else (node.out,))]
-    for name, array in saved:
-        when = written(array) if type(array) in MODULES else 0
-        if when > node.time:
-            raise RuntimeError(
-                f"backward of {node.op.name}: {name} (shape {array.shape}), needed for the gradient, has been modified by an "
-                f"in-place operation: expected its version of time {node.time}, found one of time {when}; "
-                "write after backward(), or into a copy"
-            )
-
-
 # ---- what users call ---------------------------------------------------------------------------------------------
 
 
@@ -268,6 +198,8 @@ def _tuple(x: Any) -> tuple:
 
 def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list[Node], list]:
     """Check the outputs of a backward and the gradients it starts from; return nodes and seeds."""
+    if not outputs:
+        raise ValueError(f"{who}: needs at least one output to differentiate, got an empty sequence")
     given = (None,) * len(outputs) if gradients is None else _tuple(gradients)
     if len(given) != len(outputs):
         raise ValueError(f"{who}: needs one gradient for each of {len(outputs)} outputs, got {len(given)}")
@@ -276,12 +208,16 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
         if not isinstance(t, Tensor):
             raise TypeError(f"{who}: outputs must be Tensors, got {type(t).__name__}")
         if t.node is None:
-            raise RuntimeError(f"{who}: this tensor (shape {t.shape}) does not require a gradient: nothing recorded made it; "
-                               "set requires_grad=True on an input and compute outside no_grad()")
+            raise RuntimeError(
+                f"{who}: this tensor (shape {t.shape}) does not require a gradient: nothing recorded made it; "
+                "set requires_grad=True on an input and compute outside no_grad()"
+            )
         if gradient is None:
             if t.size != 1:
-                raise RuntimeError(f"{who}: a gradient is created implicitly for scalar outputs only, got shape {t.shape}; "
-                                   "pass gradient=, or reduce with sum() or mean()")
+                raise RuntimeError(
+                    f"{who}: a gradient is created implicitly for scalar outputs only, got shape {t.shape}; "
+                    "pass gradient=, or reduce with sum() or mean()"
+                )
             seed: Any = array_module(t.array).ones(t.shape, t.dtype)
         else:
             seed = gradient.array if isinstance(gradient, Tensor) else as_array(gradient, device=t.device, who=who)
@@ -296,10 +232,12 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
     return nodes, seeds
 
 
-def _walk(nodes: list[Node], seeds: list, targets: set[Node] | None, retain: bool | None, create: bool) -> dict[Node, Any]:
+def _walk(
+    nodes: list[Node], seeds: list, targets: set[Node] | None, retain: bool | None, create: bool, keep: bool
+) -> dict[Node, Any]:
     before, mode.record = mode.record, (2 if mode.watch else 1) if create else 0
     try:
-        walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create)
+        walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create, keep)
         if nodes[0].device == "cpu":
             return walk.run()
         with on_device(nodes[0].device)[1]:
@@ -330,15 +268,20 @@ def backward(
     targets = None if inputs is None else _wanted(_tuple(inputs), "backward")
     if targets is not None and not all(type(n) is Leaf for n in targets):
         raise RuntimeError("backward: inputs must be leaves; use autograd.grad for the gradient of a result")
-    for node, g in _walk(nodes, seeds, targets, retain_graph, create_graph).items():
+    for node, g in _walk(nodes, seeds, targets, retain_graph, create_graph, True).items():
         t = node.tensor() if type(node) is Leaf else None
-        if t is not None:
-            new = g if type(g) is Tensor else wrap(g)
-            if t._grad is None:
-                t._grad = new
-            else:
-                with set_grad_enabled(create_graph):
-                    t._grad = t._grad + new
+        if t is None:
+            continue
+        new = g if type(g) is Tensor else wrap(g)
+        if type(new.array) is not type(t.array):
+            raise RuntimeError(
+                f"backward: a leaf was moved to {t.device} after the forward, its gradient is on {new.device}"
+            )
+        if t._grad is None:
+            t._grad = new
+        else:
+            with set_grad_enabled(create_graph):
+                t._grad = t._grad + new
 
 
 def grad(
@@ -361,11 +304,13 @@ def grad(
     """
     nodes, seeds = _seeds(_tuple(outputs), grad_outputs, "grad", create_graph)
     wanted = _tuple(inputs)
-    results = _walk(nodes, seeds, _wanted(wanted, "grad"), retain_graph, create_graph)
+    results = _walk(nodes, seeds, _wanted(wanted, "grad"), retain_graph, create_graph, False)
     missing = [i for i, t in enumerate(wanted) if t.node not in results]
     if missing and not allow_unused:
-        raise RuntimeError(f"grad: the outputs do not depend on input {missing[0]} (shape {wanted[missing[0]].shape}); "
-                           "pass allow_unused=True to get None for it")
+        raise RuntimeError(
+            f"grad: the outputs do not depend on input {missing[0]} (shape {wanted[missing[0]].shape}); "
+            "pass allow_unused=True to get None for it"
+        )
     found = (results.get(t.node) for t in wanted)
     return tuple(g if g is None or type(g) is Tensor else wrap(g) for g in found)
 
@@ -375,8 +320,10 @@ def _wanted(inputs: tuple, who: str) -> set[Node]:
         if not isinstance(t, Tensor):
             raise TypeError(f"{who}: inputs must be Tensors, got {type(t).__name__}")
         if t.node is None:
-            raise RuntimeError(f"{who}: input {i} (shape {t.shape}) does not require a gradient; "
-                               "set requires_grad=True before computing the outputs")
+            raise RuntimeError(
+                f"{who}: input {i} (shape {t.shape}) does not require a gradient; "
+                "set requires_grad=True before computing the outputs"
+            )
     return {t.node for t in inputs}
 
 

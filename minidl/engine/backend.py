@@ -209,10 +209,10 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None, who: str =
 
 
 def _holds_arrays(data: Any) -> bool:
-    """Tell whether nested lists hold NumPy values, which keep their own float64, or Python numbers only."""
+    """Tell whether data is, or lists hold, arrays of any library, which keep their own float64, or Python numbers."""
     while isinstance(data, (list, tuple)) and data:
         data = data[0]
-    return isinstance(data, (np.ndarray, np.generic))
+    return hasattr(data, "__array__")
 
 
 def to_device(x: Array, device: str) -> Array:

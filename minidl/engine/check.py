@@ -57,10 +57,14 @@ def _check_inputs(arrays: list) -> None:
         if a.dtype != np.float64:
             raise ValueError(f"check_grad: needs float64 inputs, got {a.dtype}: differences would be rounding noise")
         if any(s == 0 and n > 1 for s, n in zip(a.strides, a.shape, strict=True)):
-            raise ValueError(f"check_grad: an input of shape {a.shape} repeats elements in memory (strides {a.strides}); copy it")
+            raise ValueError(
+                f"check_grad: an input of shape {a.shape} repeats elements in memory (strides {a.strides}); copy it"
+            )
 
 
-def _check(f: Callable, arrays: list, order: int, rtol: float, atol: float, rng: np.random.Generator, level: int) -> None:
+def _check(
+    f: Callable, arrays: list, order: int, rtol: float, atol: float, rng: np.random.Generator, level: int
+) -> None:
     floating = [i for i, a in enumerate(arrays) if a.dtype.kind == "f"]
     directions = [_beside(arrays[i], rng.standard_normal(arrays[i].shape)) for i in floating]
     outputs = _floating(_run(f, arrays, floating))
@@ -72,20 +76,36 @@ def _check(f: Callable, arrays: list, order: int, rtol: float, atol: float, rng:
     zero = _gradients(f, arrays, floating, [u * 0 for u in cotangents])
     exact = 0.0
     for i, g, g2, g0, v in zip(floating, gradients, again, zero, directions, strict=True):
-        _expect(g.shape == arrays[i].shape, level, f"the gradient of input {i} has shape {g.shape}, the input {arrays[i].shape}")
-        _expect(g.dtype == arrays[i].dtype, level, f"the gradient of input {i} is {g.dtype}, the input {arrays[i].dtype}")
-        _expect(_equal(g, g2), level, f"the gradient of input {i} differs between two runs: the rule is not deterministic")
-        _expect(not to_numpy(g0).any(), level, f"input {i}: a zero cotangent must give a zero gradient; does the rule multiply by g?")
+        _expect(
+            g.shape == arrays[i].shape,
+            level,
+            f"the gradient of input {i} has shape {g.shape}, the input {arrays[i].shape}",
+        )
+        _expect(
+            g.dtype == arrays[i].dtype, level, f"the gradient of input {i} is {g.dtype}, the input {arrays[i].dtype}"
+        )
+        _expect(
+            _equal(g, g2), level, f"the gradient of input {i} differs between two runs: the rule is not deterministic"
+        )
+        _expect(
+            not to_numpy(g0).any(),
+            level,
+            f"input {i}: a zero cotangent must give a zero gradient; does the rule multiply by g?",
+        )
         exact += float((to_numpy(g) * to_numpy(v)).sum())
     allowed = rtol * max(abs(exact), abs(numeric)) + atol + 1e-14 * size
     # Written so that NaN fails.
-    _expect(abs(exact - numeric) <= allowed, level, f"derivative {exact:.12g} by the rules, {numeric:.12g} by differences")
+    _expect(
+        abs(exact - numeric) <= allowed, level, f"derivative {exact:.12g} by the rules, {numeric:.12g} by differences"
+    )
 
     if order > 1:
         _check(_derivative(f, len(arrays), floating), [*arrays, *cotangents], order - 1, rtol, atol, rng, level + 1)
 
 
-def _difference(f: Callable, arrays: list, directions: dict, cotangents: list, outputs: tuple, level: int) -> tuple[float, float]:
+def _difference(
+    f: Callable, arrays: list, directions: dict, cotangents: list, outputs: tuple, level: int
+) -> tuple[float, float]:
     """Return u'(J v) by the stencil, and the size of the terms that cancel in it, which rounding is relative to."""
     numeric = size = 0.0
     for step, weight in _STENCIL:
@@ -116,7 +136,9 @@ def _derivative(f: Callable, n: int, floating: list[int]) -> Callable:
         wanted = [inputs[i] for i in floating]
         if not reached:
             return tuple(t.detach() * 0 for t in wanted)
-        found = grad([y for y, _ in reached], wanted, [u for _, u in reached], create_graph=recording, allow_unused=True)
+        found = grad(
+            [y for y, _ in reached], wanted, [u for _, u in reached], create_graph=recording, allow_unused=True
+        )
         return tuple(t.detach() * 0 if d is None else d for t, d in zip(wanted, found, strict=True))
 
     return g

@@ -11,7 +11,6 @@ from .node import Node
 from .tensor import Tensor, wrap
 
 
-
 class Handle:
     """What registering a hook returns: `remove()` takes the hook away again; removing twice does nothing."""
 
@@ -58,12 +57,14 @@ class _Keep:
     def __call__(self, g: Tensor) -> None:
         t = self.tensor()
         if t is not None:
-            t._grad = g if t._grad is None else t._grad + g
+            t._grad = g.copy() if t._grad is None else t._grad + g
 
 
-def run_hooks(node: Node, g: Any, create: bool) -> Any:
-    """Pass the gradient of a node through its hooks, in order of registration."""
+def run_hooks(node: Node, g: Any, create: bool, keep: bool) -> Any:
+    """Pass the gradient of a node through its hooks, in order of registration; retain_grad's only if `keep`."""
     for hook in tuple(node.hooks.values()):
+        if not keep and isinstance(hook, _Keep):
+            continue
         seen = g if create else wrap(g)
         new = hook(seen)
         if new is None:

@@ -10,32 +10,6 @@ from typing import Any
 from .node import mode
 
 
-
-class set_grad_enabled:
-    """Switch recording on or off in this thread: as a context manager, as a decorator, or by the call alone.
-
-    >>> x = tensor([1.0], requires_grad=True)
-    >>> with set_grad_enabled(False):
-    ...     y = x * 2
-    >>> y.requires_grad
-    False
-    """
-
-    def __init__(self, enabled: bool):
-        self._before = mode.record
-        self._enabled = bool(enabled)
-        self._switch()
-
-    def _switch(self) -> None:
-        mode.record = (2 if mode.watch else 1) if self._enabled else 0
-
-    def __enter__(self) -> set_grad_enabled:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        mode.record = self._before
-
-
 class _GradMode:
     """A context manager and decorator, usable again and again and nested, that switches recording."""
 
@@ -46,7 +20,7 @@ class _GradMode:
 
     def __enter__(self) -> _GradMode:
         self._stack.append(mode.record)
-        mode.record = (2 if mode.watch else 1) if self._enabled else 0
+        switch(self._enabled)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -58,25 +32,67 @@ class _GradMode:
 
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with type(self)():
+            with self:
                 return function(*args, **kwargs)
 
         return wrapped
 
     def _wrap_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Let the mode hold while the generator's own text runs, and not while its consumer's does."""
+
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            # The mode holds while the generator's own text runs and not while its consumer's does.
-            generator, sent = function(*args, **kwargs), None
+            generator = function(*args, **kwargs)
+            resume: Callable[[], Any] = functools.partial(next, generator)
             while True:
                 try:
-                    with type(self)():
-                        item = generator.send(sent)
+                    with self:
+                        item = resume()
                 except StopIteration as stop:
                     return stop.value
-                sent = yield item
+                try:
+                    resume = functools.partial(generator.send, (yield item))
+                except GeneratorExit:
+                    with self:
+                        generator.close()
+                    raise
+                except BaseException as error:
+                    resume = functools.partial(generator.throw, error)
 
         return wrapped
+
+
+def switch(enabled: bool) -> None:
+    """Record operations in this thread from now on, or do not."""
+    mode.record = (2 if mode.watch else 1) if enabled else 0
+
+
+class set_grad_enabled(_GradMode):
+    """Switch recording on or off in this thread: by the call alone, as a context manager, or as a decorator.
+
+    >>> x = tensor([1.0], requires_grad=True)
+    >>> with set_grad_enabled(False):
+    ...     y = x * 2
+    >>> y.requires_grad
+    False
+    """
+
+    def __init__(self, enabled: bool):
+        super().__init__()
+        self._enabled = bool(enabled)
+        self._before: int | None = mode.record
+        switch(self._enabled)
+
+    def __enter__(self) -> set_grad_enabled:
+        self._stack.append(mode.record if self._before is None else self._before)
+        self._before = None
+        switch(self._enabled)
+        return self
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if self._before is not None:  # a decorator switches for its function only
+            mode.record, self._before = self._before, None
+        return super().__call__(function)
 
 
 class no_grad(_GradMode):

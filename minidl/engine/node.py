@@ -45,6 +45,22 @@ class Ghost:
     __slots__ = ("_device", "dtype", "shape")
     __array_ufunc__ = None  # ndarray * ghost is a TypeError, not an array of objects
 
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_device", "trace"):  # left unset where they do not apply
+            raise AttributeError(name)
+        raise TypeError(f"a rule reads .{name} of an input that its operation does not save; name the input in saves=")
+
+    def _no_values(self, *_: Any) -> Any:
+        raise TypeError(
+            "a rule reads the values of an input that its operation does not save; name the input in saves="
+        )
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = __iter__ = _no_values  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = _no_values
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __getitem__ = __abs__ = __array__ = _no_values
+
     @property
     def device(self) -> str:
         """The device of the array: "cpu" or "cuda:i"."""
@@ -85,6 +101,11 @@ class Leaf(Node):
 
     __slots__ = ("tensor",)
 
+    def rebind(self, array: Array) -> None:
+        """Follow the tensor to a new array: gradients are cast to its dtype from now on."""
+        self.dtype = array.dtype
+        self._device = device_of(array)
+
 
 class Pick(Node):
     """The node of one output of an operation that has several: `static["index"]` says which."""
@@ -121,6 +142,18 @@ def leaf(tensor: Any) -> Leaf:
     new.time = tick()
     new.tensor = weakref.ref(tensor)
     return new
+
+
+def pick(main: MultiNode, index: int) -> Pick:
+    """Return a node for one output of an operation with several."""
+    node, of = Pick(), main.outputs[index]
+    node.op = node.out = node.hooks = None
+    node.args, node.parents, node.static = (), (main,), {"index": index}
+    node.time = tick()
+    node.shape, node.dtype = of.shape, of.dtype
+    if of.device != "cpu":
+        node._device = of.device
+    return node
 
 
 # ---- the mutation clock ------------------------------------------------------------------------------------------

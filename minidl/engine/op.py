@@ -15,17 +15,19 @@ recorded itself, which is what makes derivatives of every order.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .backend import MODULES, SCALARS, Array, as_array, device_of, is_array
-from .node import Ghost, MultiNode, Node, Pick, ghost, mode, tick
-from .tensor import TENSORS, Tensor, wrap
+from .backend import MODULES, SCALARS, Array, as_array, checked_dtype, device_of, is_array, to_device
+from .calls import specialise
+from .explain import explain, mixed_devices
+from .node import Ghost, MultiNode, Node, ghost, mode, pick, tick
+from .tensor import TENSORS, wrap
 
-_NOTHING: dict[str, Any] = {}  # the static arguments of a call without any; never written to
 _VARIADIC = inspect.Parameter.VAR_POSITIONAL
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -74,9 +76,10 @@ class Op:
         doc: str | None = None,
     ):
         self._name = name
+        self.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")  # where pickle finds it by name
         self.rules, self.joint, self.into = rules, joint, into
         self.samplewise, self.effect, self.once = samplewise, effect, once
-        self.__doc__ = doc or self._doc_of(forward)
+        self.__doc__ = doc or (None if isinstance(forward, str) else forward.__doc__)
         if isinstance(forward, str):
             self._name = name or forward
             self.ufunc = getattr(np, forward, None)
@@ -98,7 +101,8 @@ class Op:
         self.save_out = "out" in self.saved
         self.keeps = tuple(n in self.saved for n in self.inputs)
         self.differentiable = joint is not None or any(rules)
-        self.call = self._specialise()
+        self.call = specialise(self)
+        self.call.__name__ = self.call.__qualname__ = self._name or "op"
         # A class of its own lets op(x) run the function directly; through Op.__call__ it would cost a tenth more.
         self.__class__ = type("Op", (type(self),), {"__call__": staticmethod(self.call)})
 
@@ -106,17 +110,15 @@ class Op:
         if rules and joint:
             raise ValueError(f"{self.name}: give one rule an input, or joint=, not both")
         if rules and (self.variadic or len(rules) != len(self.inputs)):
-            raise ValueError(f"{self.name}: needs one rule for each input {self.inputs}, got {len(rules)}; "
-                             "use joint= for a variable number of inputs")
+            raise ValueError(
+                f"{self.name}: needs one rule for each input {self.inputs}, got {len(rules)}; "
+                "use joint= for a variable number of inputs"
+            )
         unknown = set(saves.split()) - {*self.inputs, "out"}
         if unknown:
             raise ValueError(f"{self.name}: saves names {sorted(unknown)}, but the inputs are {self.inputs} and 'out'")
         if effect not in (None, "random", "buffers"):
             raise ValueError(f"{self.name}: effect must be None, 'random' or 'buffers', got {effect!r}")
-
-    @staticmethod
-    def _doc_of(forward: Any) -> str | None:
-        return None if isinstance(forward, str) else forward.__doc__
 
     @property
     def name(self) -> str:
@@ -129,19 +131,13 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name}{self.__signature__}>"
 
+    def __reduce__(self) -> str:
+        return self.name
+
     def __call__(self, *args: Any, **static: Any) -> Any:
         return self.call(*args, **static)
 
     # ---- the choke point -----------------------------------------------------------------------------------------
-
-    def _specialise(self) -> Callable[..., Any]:
-        """Return the function that calls run: specialised for one or two inputs, the engine's hot path."""
-        if self.variadic or self.settings or len(self.inputs) > 2 or not self.differentiable:
-            call = _general(self)
-        else:
-            call = _unary(self) if len(self.inputs) == 1 else _binary(self)
-        call.__name__ = call.__qualname__ = self._name or "op"
-        return call
 
     def apply(self, args: tuple, static: dict[str, Any]) -> Any:
         """Run the operation on anything: tensors, arrays, numbers, lists. The general form of the hot path."""
@@ -157,14 +153,18 @@ class Op:
                 wrapped, node, x = True, x.node, x.array
                 tracked = tracked or node is not None
             elif isinstance(x, Ghost):
-                raise TypeError(f"{self.name}: got the ghost of an input that was not saved; name it in the rule's saves=")
+                raise TypeError(
+                    f"{self.name}: got the ghost of an input that was not saved; name it in the rule's saves="
+                )
             elif type(x) not in MODULES:
-                x = _plain(x, self.name)
+                x = _plain(x, self.name, args)
+            elif wrapped or x.dtype.kind not in "biuf":
+                checked_dtype(x.dtype, self.name)
             if type(x) in MODULES:
                 if owner is None:
                     owner, kind = x, type(x)
                 elif type(x) is not kind or (kind is not np.ndarray and device_of(x) != device_of(owner)):
-                    raise self._mixed(args)
+                    raise mixed_devices(self, args)
             arrays.append(x)
             parents.append(node)
         try:
@@ -176,7 +176,7 @@ class Op:
                 with owner.device:  # CuPy computes on the current GPU, which need not be the one the arrays are on
                     out = self.forward(xp, *arrays, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise self.explain(error, args, static) from error
+            raise explain(self, error, args, static) from error
         if type(out) is tuple:
             return self.several(out, arrays, parents, static, tracked) if wrapped else out
         if type(out) not in MODULES:
@@ -192,7 +192,9 @@ class Op:
     def record(self, node: Any, out: Any, arrays: Any, parents: Any, keeps: tuple, static: dict[str, Any]) -> Any:
         """Fill in the node of a result."""
         node.op = self
-        node.args = tuple(a if keep else parent or a for a, keep, parent in zip(arrays, keeps, parents, strict=True))
+        node.args = tuple(
+            a if keep or parent is None else parent for a, keep, parent in zip(arrays, keeps, parents, strict=True)
+        )
         node.out = out if self.save_out else None
         node.parents = tuple(parents)
         node.static = static
@@ -217,7 +219,7 @@ class Op:
 
     def kept(self, n: int) -> tuple[bool, ...]:
         """Tell for each of n inputs whether its values are saved."""
-        return (any(self.keeps),) * n if self.variadic else self.keeps
+        return self.keeps[:-1] + self.keeps[-1:] * (n - len(self.keeps) + 1) if self.variadic else self.keeps
 
     def _settle(self, args: tuple, static: dict[str, Any]) -> tuple:
         """Move positional arguments beyond the arrays into the settings, as in sum(x, 0)."""
@@ -229,34 +231,6 @@ class Op:
                 raise TypeError(f"{self.name}: got two values for {key}=")
             static[key] = value
         return args[:n]
-
-    # ---- errors --------------------------------------------------------------------------------------------------
-
-    def explain(self, error: Exception, args: tuple, static: dict[str, Any]) -> Exception:
-        """Return the error of a forward with the name of the operation and what arrived in it."""
-        if str(error).startswith(f"{self.name}:"):
-            return error
-        unknown = [k for k in static if k not in self.settings]
-        if "dim" in unknown or "keepdim" in unknown:
-            return TypeError(f"{self.name}: dim= and keepdim= are called axis= and keepdims= here, as in NumPy")
-        if unknown:
-            return TypeError(f"{self.name}: unknown argument {unknown[0]}=; the settings are {list(self.settings)}")
-        shapes = [np.shape(getattr(a, "array", a)) if not is_array(a) else a.shape for a in args]
-        text = f"{self.name}: {error}"
-        if "could not be broadcast" in text or "Shape mismatch" in text or "must match" in text:
-            text = f"{self.name}: shapes {' and '.join(map(str, shapes))} do not broadcast together"
-        elif len(shapes) < 6:
-            settings = "".join(f", {k}={v!r}" for k, v in static.items() if np.size(v) < 9)
-            text += f" (shapes {', '.join(map(str, shapes))}{settings})"
-        base = next(k for k in (IndexError, ValueError, TypeError) if isinstance(error, k))
-        return (type(error) if type(error) is np.exceptions.AxisError else base)(text)
-
-    def _mixed(self, args: tuple) -> TypeError:
-        raw = [x.array if type(x) in TENSORS else x for x in args]
-        places = [device_of(a) if is_array(a) else "a number" for a in raw]
-        target = next(p for p in places if p.startswith("cuda"))
-        return TypeError(f"{self.name}: all arrays must be on one device, got {' and '.join(places)}; "
-                         f"move one with .to({target!r}) or .cpu()")
 
     def compute_into(self, out: Array, *arrays: Any, **static: Any) -> None:
         """Compute on raw arrays into an existing array: by the `into` kernel, else by copying the result."""
@@ -271,156 +245,36 @@ class Op:
         return bool(self.samplewise(shapes, **static) if callable(self.samplewise) else self.samplewise)
 
 
-# ---- the hot path: NumPy tensors and numbers, one or two inputs, no settings. Every line is paid by every operation -----
+def takes(x: Any) -> bool:
+    """Tell whether x can be an operand; if not, Python asks the other operand's class."""
+    return type(x) in TENSORS or isinstance(x, (*SCALARS, list, tuple)) or is_array(x)
 
 
-def _unary(op: Op) -> Callable[..., Any]:
-    compute, keep, save_out = op.on_numpy, op.keeps[0], op.save_out
-    ndarray, tensors, thread, new = np.ndarray, TENSORS, mode, object.__new__
-
-    def call(x: Any, /) -> Any:
-        wrapped = type(x) is Tensor or type(x) in tensors
-        a = x.array if wrapped else x
-        if type(a) is not ndarray:
-            return op.apply((x,), {})
-        try:
-            out = compute(a)
-        except (ValueError, TypeError) as error:
-            raise op.explain(error, (a,), {}) from error
-        if type(out) is not ndarray:
-            out = np.asarray(out)
-        if not wrapped:
-            return out
-        t = new(Tensor)
-        t.array = out
-        t._grad = t.node = None
-        parent = x.node
-        if parent is None or not thread.record:
-            return t
-        t.node = node = Node()
-        node.op = op
-        node.args = (a if keep else parent,)
-        node.out = out if save_out else None
-        node.parents = (parent,)
-        node.static = _NOTHING
-        node.time = tick()
-        node.shape = out.shape
-        node.dtype = out.dtype
-        node.hooks = None
-        if thread.record == 2:
-            thread.watch(node)
-        return t
-
-    return call
-
-
-def _binary(op: Op) -> Callable[..., Any]:
-    compute, (keep_x, keep_y), save_out = op.on_numpy, op.keeps, op.save_out
-    ndarray, tensors, thread, new = np.ndarray, TENSORS, mode, object.__new__
-
-    def call(x: Any, y: Any, /) -> Any:
-        m = n = None
-        a, b = x, y
-        if type(x) is Tensor or type(x) in tensors:
-            a, m = x.array, x.node
-        if type(y) is Tensor or type(y) in tensors:
-            b, n = y.array, y.node
-        if type(a) is not ndarray or not (type(b) is ndarray or type(b) is float or type(b) is int):
-            return op.apply((x, y), {})
-        try:
-            out = compute(a, b)
-        except (ValueError, TypeError) as error:
-            raise op.explain(error, (a, b), {}) from error
-        if type(out) is not ndarray:
-            out = np.asarray(out)
-        if a is x and b is y:
-            return out
-        t = new(Tensor)
-        t.array = out
-        t._grad = t.node = None
-        if (m is None and n is None) or not thread.record:
-            return t
-        t.node = node = Node()
-        node.op = op
-        node.args = (a if keep_x else m or a, b if keep_y else n or b)
-        node.out = out if save_out else None
-        node.parents = (m, n)
-        node.static = _NOTHING
-        node.time = tick()
-        node.shape = out.shape
-        node.dtype = out.dtype
-        node.hooks = None
-        if thread.record == 2:
-            thread.watch(node)
-        return t
-
-    return call
-
-
-def _general(op: Op) -> Callable[..., Any]:
-    """Any number of inputs, and settings; quick when all of them are NumPy arrays or tensors."""
-    compute, n, keeps, tensors = op.on_numpy, len(op.inputs), op.keeps, TENSORS
-    quick = not op.variadic and op.differentiable
-
-    def call(*args: Any, **static: Any) -> Any:
-        if len(args) != n or not quick:
-            return op.apply(args, static)
-        arrays, parents = [], []
-        wrapped = tracked = False
-        for x in args:
-            node = None
-            if type(x) in tensors:
-                wrapped, node, x = True, x.node, x.array
-                tracked = tracked or node is not None
-            if type(x) is not np.ndarray:
-                return op.apply(args, static)
-            arrays.append(x)
-            parents.append(node)
-        try:
-            out = compute(*arrays, **static)
-        except (ValueError, TypeError, IndexError) as error:
-            raise op.explain(error, args, static) from error
-        if type(out) is tuple:
-            return op.several(out, arrays, parents, static, tracked) if wrapped else out
-        if type(out) is not np.ndarray:
-            out = np.asarray(out)
-        if not wrapped:
-            return out
-        if not tracked or not mode.record or out.dtype.kind != "f":
-            return wrap(out)
-        return wrap(out, op.record(Node(), out, arrays, parents, keeps, static))
-
-    return call
-
-
-# ---- helpers -----------------------------------------------------------------------------------------------------
-
-
-def pick(main: MultiNode, index: int) -> Pick:
-    """Return a node for one output of an operation with several."""
-    node, of = Pick(), main.outputs[index]
-    node.op = node.out = node.hooks = None
-    node.args, node.parents, node.static = (), (main,), {"index": index}
-    node.time = tick()
-    node.shape, node.dtype = of.shape, of.dtype
-    if of.device != "cpu":
-        node._device = of.device
-    return node
-
-
-def _plain(x: Any, who: str) -> Any:
+def _plain(x: Any, who: str, args: tuple) -> Any:
     """Make an argument that is no array weak or an array: numbers stay Python numbers, lists become arrays."""
     if type(x) in (float, int, bool):
         return x
     if isinstance(x, np.generic):
-        if x.dtype.kind not in "biuf":
-            raise TypeError(f"{who}: needs real numbers, got {type(x).__name__} ({x!r})")
+        checked_dtype(x.dtype, who)
         return x.item()  # a NumPy scalar would turn float32 into float64 (NEP 50)
+    if isinstance(x, (list, tuple)):
+        return _listed(x, who, next((a for a in args if type(a) in TENSORS or is_array(a)), None))
+    if is_array(x):
+        return as_array(x, who=who)
     if isinstance(x, SCALARS):
         return x
-    if isinstance(x, (list, tuple)) or is_array(x):
-        return as_array(x, who=who)
     raise TypeError(f"{who}: needs tensors, arrays or real numbers, got {type(x).__name__}")
+
+
+def _listed(x: Any, who: str, like: Any) -> Array:
+    """Make a list an array: beside another operand, Python numbers in it are as weak as a single one would be."""
+    host = np.asarray(x)
+    checked_dtype(host.dtype, who)
+    if like is None:
+        return host
+    if like.dtype.kind == "f":
+        host = host.astype(like.dtype)
+    return to_device(host, like.device if type(like) in TENSORS else device_of(like))
 
 
 def _module_function(name: str) -> Callable[..., Any]:

@@ -43,34 +43,12 @@ class Tensor:
     if TYPE_CHECKING:  # attached by minidl.engine.autograd and minidl.ops
 
         def __getattr__(self, name: str) -> Any: ...
-
-        def __add__(self, other: Any) -> Tensor: ...
-
-        def __radd__(self, other: Any) -> Tensor: ...
-
-        def __sub__(self, other: Any) -> Tensor: ...
-
-        def __rsub__(self, other: Any) -> Tensor: ...
-
-        def __mul__(self, other: Any) -> Tensor: ...
-
-        def __rmul__(self, other: Any) -> Tensor: ...
-
-        def __truediv__(self, other: Any) -> Tensor: ...
-
-        def __rtruediv__(self, other: Any) -> Tensor: ...
-
-        def __pow__(self, other: Any) -> Tensor: ...
-
-        def __rpow__(self, other: Any) -> Tensor: ...
-
-        def __matmul__(self, other: Any) -> Tensor: ...
-
-        def __rmatmul__(self, other: Any) -> Tensor: ...
-
         def __neg__(self) -> Tensor: ...
-
         def __getitem__(self, index: Any) -> Tensor: ...
+        def _operator(self, other: Any) -> Tensor: ...
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operator
+        __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _operator
 
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False):
         source = data.array if isinstance(data, Tensor) else data
@@ -122,17 +100,14 @@ class Tensor:
         new = as_array(value.array if isinstance(value, Tensor) else value, who="data")
         if new.shape != self.shape:
             raise ValueError(f"data: the new array must have the shape {self.shape} of the tensor, got {new.shape}")
+        if not self.is_leaf:
+            raise RuntimeError("data: only a leaf can be rebound, and an operation made this tensor; detach() it first")
         if self.node is not None:
-            if not self.is_leaf:
-                raise RuntimeError("data: only a leaf can be rebound, and an operation made this tensor; detach() it first")
             _check_floating(new.dtype)
-            grad, self._grad = self._grad, None
-            self.array = new
-            self.node = leaf(self)  # the graph of an earlier forward keeps the old leaf with its dtype
-            if grad is not None and grad.dtype == new.dtype and grad.device == self.device:
-                self._grad = grad
-        else:
-            self.array = new
+            self.node.rebind(new)
+        self.array = new
+        if self._grad is not None and (self._grad.dtype, self._grad.device) != (self.dtype, self.device):
+            self._grad = None
 
     @property
     def is_leaf(self) -> bool:
@@ -147,7 +122,9 @@ class Tensor:
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         if not self.is_leaf:
-            raise RuntimeError("requires_grad: can only be changed on a leaf; use detach() to cut a result from its graph")
+            raise RuntimeError(
+                "requires_grad: can only be changed on a leaf; use detach() to cut a result from its graph"
+            )
         if not value:
             self.node = None
         elif self.node is None:
@@ -182,7 +159,9 @@ class Tensor:
     def numpy(self) -> np.ndarray:
         """Return the values as a NumPy array, sharing memory on the CPU. RuntimeError if a gradient is recorded."""
         if self.node is not None:
-            raise RuntimeError("numpy: this tensor requires a gradient, which an array cannot carry; use t.detach().numpy()")
+            raise RuntimeError(
+                "numpy: this tensor requires a gradient, which an array cannot carry; use t.detach().numpy()"
+            )
         return to_numpy(self.array)
 
     def item(self) -> bool | int | float:
@@ -200,8 +179,10 @@ class Tensor:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if out is not None:
-            raise TypeError(f"{ufunc.__name__}: cannot write a Tensor into an ndarray (out=, or `array += tensor`); "
-                            "write array = array + tensor, or use tensor.detach().numpy()")
+            raise TypeError(
+                f"{ufunc.__name__}: cannot write a Tensor into an ndarray (out=, or `array += tensor`); "
+                "write array = array + tensor, or use tensor.detach().numpy()"
+            )
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         return _numpy_function(NUMPY_FUNCTIONS.get(ufunc) if method == "__call__" else None, name)(*inputs, **kwargs)
 
@@ -229,7 +210,9 @@ class Tensor:
 
     def __bool__(self) -> bool:
         if self.array.size != 1:
-            raise ValueError(f"bool: the truth value of a tensor with {self.size} elements is ambiguous; use any() or all()")
+            raise ValueError(
+                f"bool: the truth value of a tensor with {self.size} elements is ambiguous; use any() or all()"
+            )
         return bool(backend.scalar(self.array))
 
     def _single(self, who: str) -> bool | int | float:
@@ -283,7 +266,9 @@ class Tensor:
     def _written(self, who: str, remedy: str) -> None:
         """Refuse a write while operations are recorded: derivatives would be those of the old values."""
         if mode.record:
-            raise RuntimeError(f"{who}: writing in place would falsify recorded derivatives; {remedy}, or write under no_grad()")
+            raise RuntimeError(
+                f"{who}: writing in place would falsify recorded derivatives; {remedy}, or write under no_grad()"
+            )
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._written("t[...] = v", "use md.where(mask, v, t), or md.index_set(t, index, v)")
@@ -312,7 +297,9 @@ class Tensor:
             return value
         value = as_array(value, device=None if backend.is_array(value) else self.device, who="in-place write")
         if device_of(value) != self.device:
-            raise ValueError(f"in-place write: the tensor is on {self.device} and the value on {device_of(value)}; use .to()")
+            raise ValueError(
+                f"in-place write: the tensor is on {self.device} and the value on {device_of(value)}; use .to()"
+            )
         return value
 
     def __iadd__(self, other: Any) -> Any:
@@ -387,7 +374,9 @@ class Parameter(Tensor):
 
 def _check_floating(dtype: np.dtype) -> None:
     if dtype.kind != "f":
-        raise TypeError(f"requires_grad: only tensors of floating dtype can have gradients, got {dtype}; use .astype(float)")
+        raise TypeError(
+            f"requires_grad: only tensors of floating dtype can have gradients, got {dtype}; use .astype(float)"
+        )
 
 
 def _rebuild(cls: type, array: np.ndarray, device: str, requires_grad: bool) -> Tensor:
@@ -406,7 +395,9 @@ def _raw(index: Any) -> Any:
 
 def _numpy_function(ours: Callable[..., Any] | None, name: str) -> Callable[..., Any]:
     if ours is None:
-        raise TypeError(f"numpy.{name}: minidl has no derivative for it; use an operation of minidl, or t.detach().numpy()")
+        raise TypeError(
+            f"numpy.{name}: minidl has no derivative for it; use an operation of minidl, or t.detach().numpy()"
+        )
     return ours
 
 
@@ -418,4 +409,14 @@ def live_tensors() -> int:
     return sum(type(o) in TENSORS for o in gc.get_objects())
 
 
-__all__ = ["NUMPY_FUNCTIONS", "TENSORS", "Parameter", "Tensor", "array_module", "from_dlpack", "live_tensors", "tensor", "wrap"]
+__all__ = [
+    "NUMPY_FUNCTIONS",
+    "TENSORS",
+    "Parameter",
+    "Tensor",
+    "array_module",
+    "from_dlpack",
+    "live_tensors",
+    "tensor",
+    "wrap",
+]

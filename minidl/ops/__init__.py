@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..engine.op import Op
+from ..engine.calls import operator
+from ..engine.op import Op, takes
 from ..engine.tensor import NUMPY_FUNCTIONS, Tensor
 from . import linalg
 from .elementwise import (
@@ -62,34 +62,16 @@ abs = absolute
 # ---- operators ---------------------------------------------------------------------------------------------------
 
 
-def _reflected(op: Op) -> Callable[[Any, Any], Any]:
-    call = op.call
-    return lambda self, other: call(other, self)
-
-
-def _guarded(op: Op, name: str) -> Callable[[Any, Any], Any]:
-    """Let Python try the other operand, or compare by identity, when it is nothing an operation takes."""
-    call = op.call
-
-    def method(self: Any, other: Any) -> Any:
-        if other is None or isinstance(other, (str, bytes, dict, set)):
-            return NotImplemented
-        return call(self, other)
-
-    method.__name__ = name
-    return method
-
-
 BINARY = {"add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul,
           "and": bitwise_and, "or": bitwise_or}  # fmt: skip
 COMPARISONS = {"eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}
 UNARY = {"neg": negative, "abs": absolute, "invert": invert}
 
 for _name, _op in BINARY.items():
-    setattr(Tensor, f"__{_name}__", _op.call)
-    setattr(Tensor, f"__r{_name}__", _reflected(_op))
+    setattr(Tensor, f"__{_name}__", operator(_op, takes))
+    setattr(Tensor, f"__r{_name}__", operator(_op, takes, reflected=True))
 for _name, _op in COMPARISONS.items():
-    setattr(Tensor, f"__{_name}__", _guarded(_op, _name))
+    setattr(Tensor, f"__{_name}__", operator(_op, takes))
 for _name, _op in UNARY.items():
     setattr(Tensor, f"__{_name}__", _op.call)
 Tensor.__getitem__ = getitem
@@ -151,16 +133,85 @@ for _op in (add, subtract, multiply, divide, negative, absolute, sign, exp, log,
 NUMPY_FUNCTIONS |= {np.power: power.call, np.matmul: matmul.call, np.dot: matmul.call}
 NUMPY_FUNCTIONS |= {
     getattr(np, f.__name__ if not isinstance(f, Op) else f.name): f.call if isinstance(f, Op) else f
-    for f in (where, sum, mean, var, max, argmax, reshape, transpose, broadcast_to, copy, squeeze, expand_dims, ravel,
-              concatenate, stack, take_along_axis)  # fmt: skip
+    for f in (
+        where,
+        sum,
+        mean,
+        var,
+        max,
+        argmax,
+        reshape,
+        transpose,
+        broadcast_to,
+        copy,
+        squeeze,
+        expand_dims,
+        ravel,
+        concatenate,
+        stack,
+        take_along_axis,
+    )  # fmt: skip
 }
-NUMPY_FUNCTIONS |= {np.shape: operator.attrgetter("shape"), np.ndim: operator.attrgetter("ndim"), np.size: operator.attrgetter("size")}
+NUMPY_FUNCTIONS |= {
+    np.shape: lambda x: x.shape,
+    np.ndim: lambda x: x.ndim,
+    np.size: lambda x: x.size,
+}
 
 __all__ = [
-    "absolute", "abs", "add", "argmax", "astype", "batch_norm", "batch_norm_train", "bitwise_and", "bitwise_or", "broadcast_to", "concatenate", "copy",
-    "cross_entropy", "divide", "dropout", "dropout_mask", "equal", "exp", "expand_dims", "getitem", "greater",
-    "greater_equal", "less", "less_equal", "linear", "log", "log_softmax", "invert",
-    "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "move", "multiply", "negative", "not_equal",
-    "power", "ravel", "relu", "reshape", "sigmoid", "sign", "softmax", "sqrt", "squeeze", "stack", "subtract", "sum",
-    "take_along_axis", "tanh", "transpose", "var", "where",
+    "abs",
+    "absolute",
+    "add",
+    "argmax",
+    "astype",
+    "batch_norm",
+    "batch_norm_train",
+    "bitwise_and",
+    "bitwise_or",
+    "broadcast_to",
+    "concatenate",
+    "copy",
+    "cross_entropy",
+    "divide",
+    "dropout",
+    "dropout_mask",
+    "equal",
+    "exp",
+    "expand_dims",
+    "getitem",
+    "greater",
+    "greater_equal",
+    "invert",
+    "less",
+    "less_equal",
+    "linear",
+    "log",
+    "log_softmax",
+    "logsumexp",
+    "matmul",
+    "max",
+    "maximum",
+    "mean",
+    "minimum",
+    "move",
+    "multiply",
+    "negative",
+    "not_equal",
+    "power",
+    "ravel",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "sign",
+    "softmax",
+    "sqrt",
+    "squeeze",
+    "stack",
+    "subtract",
+    "sum",
+    "take_along_axis",
+    "tanh",
+    "transpose",
+    "var",
+    "where",
 ]  # fmt: skip

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..engine.backend import to_device
+import numpy as np
+
+from ..engine.backend import checked_dtype, to_device
 from ..engine.op import Op
 
 # ---- arithmetic --------------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ sigmoid = Op(
 
 
 def _larger_share(g: Any, x: Any, y: Any) -> Any:
-    """g where x > y, half of it at a tie, 0 elsewhere."""
+    """Return g where x > y, half of it at a tie, 0 elsewhere."""
     return where(x == y, g * 0.5, where(x > y, g, 0.0))
 
 
@@ -248,11 +250,15 @@ where = Op(
 
 
 def _comparison(name: str, symbol: str, result: str) -> Op:
-    return Op(name, samplewise=True, doc=f"""Compare elementwise: x {symbol} y, of dtype bool.
+    return Op(
+        name,
+        samplewise=True,
+        doc=f"""Compare elementwise: x {symbol} y, of dtype bool.
 
     >>> {name}(tensor([1.0, 2.0]), 2.0)
     tensor({result})
-    """)
+    """,
+    )
 
 
 equal = _comparison("equal", "==", "[False,  True]")
@@ -264,15 +270,23 @@ greater_equal = _comparison("greater_equal", ">=", "[False,  True]")
 
 
 def _logic(name: str, rule: str, call: str, result: str) -> Op:
-    return Op(name, samplewise=True, doc=f"""Combine elementwise: {rule}. Also written as an operator on bool tensors.
+    return Op(
+        name,
+        samplewise=True,
+        doc=f"""Combine elementwise: {rule}. Also written as an operator on bool tensors.
 
     >>> {name}({call})
     tensor({result})
-    """)
+    """,
+    )
 
 
-bitwise_and = _logic("bitwise_and", "x & y, of bools or integers", "tensor([True, True]), tensor([True, False])", "[ True, False]")
-bitwise_or = _logic("bitwise_or", "x | y, of bools or integers", "tensor([True, False]), tensor([False, False])", "[ True, False]")
+bitwise_and = _logic(
+    "bitwise_and", "x & y, of bools or integers", "tensor([True, True]), tensor([True, False])", "[ True, False]"
+)
+bitwise_or = _logic(
+    "bitwise_or", "x | y, of bools or integers", "tensor([True, False]), tensor([False, False])", "[ True, False]"
+)
 invert = _logic("invert", "~x, of bools or integers", "tensor([True, False])", "[False,  True]")
 
 # ---- the same values elsewhere -----------------------------------------------------------------------------------
@@ -289,7 +303,7 @@ copy = Op(
 )
 
 astype = Op(
-    lambda xp, x, *, dtype: x.astype(dtype),
+    lambda xp, x, *, dtype: x.astype(checked_dtype(np.dtype(dtype), "astype")),
     lambda g, out, x, *, dtype: g,  # the engine casts it back to x's dtype
     samplewise=True,
     doc="""Cast to another dtype. The gradient is cast back; a cast to integers or bool cuts it off.

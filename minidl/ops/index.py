@@ -11,6 +11,7 @@ from ..engine.backend import as_array, device_of, is_array, scatter_add
 from ..engine.node import mode
 from ..engine.op import Op
 from ..engine.tensor import TENSORS
+from .shape import numpy_signature
 
 
 class _Place:
@@ -87,7 +88,9 @@ def getitem(x: Any, index: Any) -> Any:
             continue
         array = i if type(i) in TENSORS or is_array(i) else _host_index(i, x)
         if array.dtype.kind not in "biu":
-            raise IndexError(f"getitem: indices must be integers, slices, masks or integer arrays, got dtype {array.dtype}")
+            raise IndexError(
+                f"getitem: indices must be integers, slices, masks or integer arrays, got dtype {array.dtype}"
+            )
         parts.append(_ARRAY)
         arrays.append(array)
     return _getitem(x, *arrays, index=tuple(parts))
@@ -96,7 +99,9 @@ def getitem(x: Any, index: Any) -> Any:
 def _host_index(index: Any, x: Any) -> Any:
     """Make a list of indices an array beside x."""
     if not isinstance(index, (list, tuple, range)):
-        raise IndexError(f"getitem: indices must be integers, slices, masks or integer arrays, got {type(index).__name__}")
+        raise IndexError(
+            f"getitem: indices must be integers, slices, masks or integer arrays, got {type(index).__name__}"
+        )
     array = np.asarray(index, dtype=None if len(index) else np.int64)
     return as_array(array, device=x.device if type(x) in TENSORS else device_of(x), who="getitem")
 
@@ -136,6 +141,7 @@ _add_along = Op(
 )
 
 
+@numpy_signature
 def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """Take from each row along axis the elements that `indices` names there; the other axes must match.
 
@@ -148,7 +154,7 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     shape, other = np.shape(x), np.shape(indices)
     axis = normalize_axis_index(axis, len(shape), "take_along_axis")
     if len(shape) != len(other) or any(a != b for i, (a, b) in enumerate(zip(shape, other, strict=True)) if i != axis):
-        raise ValueError(f"take_along_axis: indices must have x's shape except along axis {axis}, got {other} for {shape}")
+        raise ValueError(
+            f"take_along_axis: indices must have x's shape except along axis {axis}, got {other} for {shape}"
+        )
     return _take_along(x, indices, axis=axis)
-
-

@@ -13,7 +13,9 @@ def check_dtypes(who: str, *named: tuple[str, Any]) -> None:
     (first, a), *rest = named
     for name, b in rest:
         if a.dtype != b.dtype:
-            raise TypeError(f"{who}: {first} is {a.dtype} and {name} is {b.dtype}; convert one with .astype({str(a.dtype)!r})")
+            raise TypeError(
+                f"{who}: {first} is {a.dtype} and {name} is {b.dtype}; convert one with .astype({str(a.dtype)!r})"
+            )
 
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
@@ -21,7 +23,9 @@ def _matmul(xp: Any, a: Any, b: Any) -> Any:
         return xp.dot(a, b)  # straight to BLAS; `matmul` takes seven times as long for an outer product
     check_dtypes("matmul", ("a", a), ("b", b))
     if not a.ndim or not b.ndim:
-        raise ValueError(f"matmul: needs arrays of at least one axis, got shapes {a.shape} and {b.shape}; use * for numbers")
+        raise ValueError(
+            f"matmul: needs arrays of at least one axis, got shapes {a.shape} and {b.shape}; use * for numbers"
+        )
     rows = b.shape[0] if b.ndim == 1 else b.shape[-2]
     if a.shape[-1] != rows:
         fits = b.ndim > 1 and b.shape[-1] == a.shape[-1]

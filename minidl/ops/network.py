@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import random
+from .. import random
 from ..engine.backend import array_module, device_of, to_device
 from ..engine.node import mode
 from ..engine.op import Op
@@ -25,7 +25,9 @@ def _linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     if x.dtype is not weight.dtype or (bias is not None and bias.dtype is not x.dtype):
         check_dtypes("linear", ("x", x), ("weight", weight), *(() if bias is None else (("bias", bias),)))
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: x {x.shape} must end in the {weight.shape[-1:]} input features of weight {weight.shape}")
+        raise ValueError(
+            f"linear: x {x.shape} must end in the {weight.shape[-1:]} input features of weight {weight.shape}"
+        )
     out = xp.dot(x, weight.T)
     if bias is not None:
         out += bias
@@ -151,10 +153,14 @@ log_softmax = Op(
 def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
     """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_losses`."""
     if target.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: targets must be integer class numbers, got {target.dtype}; use .astype('int64')")
+        raise TypeError(
+            f"cross_entropy: targets must be integer class numbers, got {target.dtype}; use .astype('int64')"
+        )
     expected = x.shape[:axis] + x.shape[axis + 1 :]
     if target.shape != expected:
-        raise ValueError(f"cross_entropy: logits {x.shape} with classes on axis {axis} need targets {expected}, got {target.shape}")
+        raise ValueError(
+            f"cross_entropy: logits {x.shape} with classes on axis {axis} need targets {expected}, got {target.shape}"
+        )
     if xp is np or mode.watch is not None:
         classes = x.shape[axis]
         unsigned = target.view(f"u{target.dtype.itemsize}")  # a negative class becomes a huge one: one pass, not two
@@ -209,7 +215,9 @@ _residual = Op(
     _scaled_residual,
     lambda g, out, x, target, scale, *, axis: scale * _softmax_rule(g, softmax(x, axis=axis), x, axis=axis),
     None,
-    lambda g, out, x, target, scale, *, axis: (g * _residual(x, target, ones_for(x), axis=axis)).sum(axis=axis, keepdims=True),
+    lambda g, out, x, target, scale, *, axis: (g * _residual(x, target, ones_for(x), axis=axis)).sum(
+        axis=axis, keepdims=True
+    ),
     saves="x target scale",
     name="cross_entropy_gradient",
     samplewise=lambda shapes, *, axis: axis != 0,
@@ -257,6 +265,8 @@ def _statistics_axes(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, *, eps: float) -> tuple:
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"batch_norm_train: x must be (n, c, ...) with at least one element, got {x.shape}")
     axes, spread = _statistics_axes(x)
     n = x.size // x.shape[1]
     mean = x.sum(axis=axes) / n
@@ -360,5 +370,3 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
     if not training or p == 0:
         return x
     return x * dropout_mask(x, p=float(p))
-
-

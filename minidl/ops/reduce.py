@@ -78,7 +78,9 @@ mean = Op(
 def _degrees(x: Any, axis: Axis, ddof: int) -> int:
     n = count(x.shape, axis) - ddof
     if n <= 0:
-        raise ValueError(f"var: needs more than ddof={ddof} elements, got {n + ddof} (shape {x.shape} over axis {axis})")
+        raise ValueError(
+            f"var: needs more than ddof={ddof} elements, got {n + ddof} (shape {x.shape} over axis {axis})"
+        )
     return n
 
 
@@ -88,7 +90,7 @@ def _var(xp: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = 
 
 
 def _var_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """d var / dx = 2 (x - mean) / (n - ddof): the mean's own dependence on x cancels."""
+    """Differentiate the variance: dvar/dx = 2 (x - mean) / (n - ddof): the mean's own dependence on x cancels."""
     centred = x - mean(x, axis=axis, keepdims=True)
     return kept(g, x, axis, keepdims) * centred * (2.0 / _degrees(x, axis, ddof))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,19 +77,33 @@ broadcast_to = Op(
 )
 
 
+def numpy_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Name axis= to those who write dim=."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if "dim" in kwargs or "keepdim" in kwargs:
+            raise TypeError(f"{function.__name__}: dim= and keepdim= are called axis= and keepdims= here, as in NumPy")
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+@numpy_signature
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """Insert axes of length 1 at the positions they shall have in the result.
 
     >>> expand_dims(tensor([1.0, 2.0]), 1).shape
     (2, 1)
     """
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     ndim = len(np.shape(x)) + len(axes)
     places = normalize_axis_tuple(axes, ndim, "expand_dims: axis")
     lengths = iter(np.shape(x))
     return reshape(x, tuple(1 if i in places else next(lengths) for i in range(ndim)))
 
 
+@numpy_signature
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     """Remove axes of length 1: all of them, or those named; ValueError for one that is longer.
 
@@ -96,7 +111,11 @@ def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     (2,)
     """
     shape = np.shape(x)
-    gone = [i for i, n in enumerate(shape) if n == 1] if axis is None else normalize_axis_tuple(axis, len(shape), "squeeze: axis")
+    gone = (
+        [i for i, n in enumerate(shape) if n == 1]
+        if axis is None
+        else normalize_axis_tuple(axis, len(shape), "squeeze: axis")
+    )
     for i in gone:
         if shape[i] != 1:
             raise ValueError(f"squeeze: axis {i} must have length 1, got {shape[i]} (shape {shape})")
@@ -122,8 +141,10 @@ def _concatenate(xp: Any, *xs: Any, axis: int = 0) -> Any:
             a == b for k, (a, b) in enumerate(zip(first, x.shape, strict=True)) if k != axis % len(first)
         )
         if not x.ndim or not fits:
-            raise ValueError(f"concatenate: array {i} of shape {x.shape} does not fit array 0 of shape {first} along axis {axis}; "
-                             "all other axes must agree, and 0-d arrays need stack")
+            raise ValueError(
+                f"concatenate: array {i} of shape {x.shape} does not fit array 0 of shape {first} along axis {axis}; "
+                "all other axes must agree, and 0-d arrays need stack"
+            )
     return xp.concatenate(xs, axis=axis)
 
 
@@ -137,9 +158,12 @@ def _split_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
     return tuple(pieces)
 
 
-_concatenate_op = Op(_concatenate, joint=_split_gradient, name="concatenate", samplewise=lambda shapes, *, axis=0: axis != 0)
+_concatenate_op = Op(
+    _concatenate, joint=_split_gradient, name="concatenate", samplewise=lambda shapes, *, axis=0: axis != 0
+)
 
 
+@numpy_signature
 def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Any:
     """Join a sequence of arrays along an existing axis; None flattens them first.
 
@@ -170,6 +194,7 @@ def _unstack_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
 _stack_op = Op(_stack, joint=_unstack_gradient, name="stack", samplewise=lambda shapes, *, axis=0: axis != 0)
 
 
+@numpy_signature
 def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Join arrays of one shape along a new axis; ValueError naming the first whose shape differs.
 

@@ -1,4 +1,4 @@
-"""Optimizers. Each is its paper's equation (`update`) and the numbers it needs (`scalars`); `Optimizer` does the rest."""
+"""Optimizers: each is its paper's equation (`update`) and its numbers (`scalars`); `Optimizer` does the rest."""
 
 from .adam import Adam, AdamW
 from .base import Optimizer

@@ -20,8 +20,9 @@ class Adam(Optimizer):
 
     ValueError for a negative or non-finite option, and for betas outside [0, 1).
 
-    >>> w = Tensor([1.0, 1.0], requires_grad=True)
-    >>> w.grad = np.array([1e-3, -1e3], dtype=np.float32)
+    >>> import minidl as md
+    >>> w = md.tensor([1.0, 1.0], requires_grad=True)
+    >>> (w * md.tensor([1e-3, -1e3])).sum().backward()
     >>> Adam([w], lr=0.25).step()
     >>> w
     tensor([0.7500025, 1.25     ], requires_grad=True)
@@ -70,8 +71,9 @@ class AdamW(Optimizer):
     The decay of a step is lr times weight_decay, as in PyTorch; the paper's weight decay is weight_decay times the
     initial lr. The default 1e-2 is PyTorch's. `amsgrad` and errors as in Adam.
 
-    >>> w = Tensor([1.0], requires_grad=True)
-    >>> w.grad = np.zeros(1, dtype=np.float32)
+    >>> import minidl as md
+    >>> w = md.tensor([1.0], requires_grad=True)
+    >>> (0 * w).sum().backward()
     >>> AdamW([w], lr=0.1, weight_decay=0.5).step()
     >>> w
     tensor([0.95], requires_grad=True)

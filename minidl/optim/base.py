@@ -11,10 +11,8 @@ that have always moved together form a `Cohort` with one step count t, and a ker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from ..compiler.fuse import Program, fuse
 from ..engine.backend import Array, device_of, to_device
@@ -23,54 +21,22 @@ from ..engine.modes import enable_grad
 from ..engine.node import stamp
 from ..engine.tensor import Tensor
 from . import state as saved
-from .groups import FIXED, ParamGroup, check_dtype, did_you_mean, read_groups, read_params
-from .segment import Segment, Separate, run_together
-
-
-class Cohort:
-    """Parameters of one group, of one dtype and device, that have always moved together: t steps so far."""
-
-    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor], t: int = 0):
-        self.names = list(names)
-        self.tensors = list(tensors)
-        self.t = t
-        self.arrays = [p.array for p in tensors]
-        self.store: Segment | Separate | None = None  # made at the first step: before it there is no state
-
-    def gradients(self) -> list[Array] | None:
-        """Return the gradients; [] if there are none; None if not all move now or an array was rebound."""
-        found = []
-        for p, array in zip(self.tensors, self.arrays, strict=True):
-            grad = p.grad
-            if grad is None or p.array is not array:
-                break
-            raw = grad.array
-            # A gradient that is the parameter itself (p.grad = p.detach()) would change while it is being read.
-            found.append(raw.copy() if raw is array else raw)
-        else:
-            return found
-        return [] if all(p.grad is None for p in self.tensors) else None
-
-    def state(self) -> list[dict[str, Array]]:
-        """Return for each parameter its slots by name, shared and shaped like the parameter; empty before its first step."""
-        if self.store is None or not self.t:
-            return [{} for _ in self.names]
-        columns = {slot: self.store.slot(slot) for slot in self.store.slots}
-        return [{slot: column[i] for slot, column in columns.items()} for i in range(len(self.names))]
+from .groups import FIXED, ParamGroup, Rule, check_dtype, did_you_mean, read_groups, read_params
+from .segment import Cohort, Segment, Separate, run_together
 
 
 class Optimizer:
-    """Base of all optimizers. `params`: a module, its parameters, (name, parameter) pairs, tensors, or a list of groups.
+    """Base of all optimizers. `params`: a module, its parameters, named pairs, tensors, or a list of groups.
 
-    slots            names of the state arrays; they have the parameter's shape and dtype and start at `initial`
-    rules            option -> function that tells whether a value is allowed; its docstring says what is (see `groups`)
-    scalars(group, t)  -> dict of the numbers that step t (1, 2, ...) needs. A bool, str or None is a setting: `update` may
-                     branch on it, and each combination of settings gets a kernel of its own
-    update(xp, theta, g, *slots, **scalars)  -> (new theta, *new slots), elementwise. For numbers of a whole parameter
-                     there are `segment_norm`, `segment_dot` and, over all parameters of the step, `total_dot`
-                     (`minidl.compiler`). It must depend on nothing but its arguments
-    update_tensor(xp, theta, g, *slots, **scalars)  takes the place of `update` in methods that are not elementwise: it is
-                     called with the arrays of one parameter at a time, as they are, and returns new ones
+    slots      names of the state arrays; they have the parameter's shape and dtype and start at `initial`
+    rules      option -> function that tells whether a value is allowed; its docstring says what is
+    scalars    (group, t) -> dict of the numbers that step t = 1, 2, ... needs. A bool, str or None is a setting:
+               `update` may branch on it, and each combination of settings gets a kernel of its own
+    update     (xp, theta, g, *slots, **scalars) -> (new theta, *new slots), elementwise, of nothing but its arguments.
+               `minidl.compiler` has `segment_norm`, `segment_dot` and `total_dot` for numbers of a whole parameter, and
+               of all parameters of the step
+    update_tensor   instead of `update`, for a method that is not elementwise: called with the arrays of one parameter
+               at a time, as they are; it returns new ones
 
     A parameter without a gradient at a step neither moves nor decays, and its t does not advance. An option may be a
     schedule, a function of the number of steps taken: `param_groups[i]["lr"]` always shows today's value.
@@ -82,15 +48,16 @@ class Optimizer:
     ...         return {"lr": group["lr"]}
     ...     def update(self, xp, theta, g, *, lr):
     ...         return theta - lr * xp.sign(g)
-    >>> w = Tensor([1.0, -2.0], requires_grad=True)
-    >>> w.grad = np.array([5.0, -0.1], dtype=np.float32)
+    >>> import minidl as md
+    >>> w = md.tensor([1.0, -2.0], requires_grad=True)
+    >>> (w * w).sum().backward()
     >>> SignDescent([w]).step()
     >>> w
     tensor([ 0.9, -1.9], requires_grad=True)
     """
 
     slots: tuple[str, ...] = ()
-    rules: Mapping[str, Callable[[Any], bool]] = {}
+    rules: ClassVar[Mapping[str, Rule]] = {}
     update: Callable[..., Any]
     update_tensor: Callable[..., Any] | None = None
 
@@ -106,15 +73,15 @@ class Optimizer:
 
     def _reset(self) -> None:
         self._cohorts: list[list[Cohort]] = []  # those of each group
-        self._programs: dict[tuple, Program] = {}
-        self._pre_hooks: dict[Handle, Callable] = {}
-        self._post_hooks: dict[Handle, Callable] = {}
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._pre_hooks: dict[Handle, Callable[..., Any]] = {}
+        self._post_hooks: dict[Handle, Callable[..., Any]] = {}
 
     @property
     def _who(self) -> str:
         return type(self).__name__
 
-    # ---- what a subclass may give --------------------------------------------------------------------------------
+    # ---- what a subclass may give ------------------------------------------------------------------------------------
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         """Return the numbers and settings that `update` needs at step t of a parameter."""
@@ -125,16 +92,16 @@ class Optimizer:
         return self.slots
 
     def initial(self, slot: str, group: Mapping[str, Any], theta: Array) -> Any:
-        """Return the value of a slot before the first step: a number, or an array (with `update_tensor`, of any shape)."""
+        """Return a slot before the first step: a number or an array (of any shape with `update_tensor`)."""
         return 0.0
 
-    def check_group(self, group: Mapping[str, Any]) -> None:  # noqa: B027
+    def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError if options that are allowed singly do not go together."""
 
-    # ---- groups --------------------------------------------------------------------------------------------------
+    # ---- groups ------------------------------------------------------------------------------------------------------
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add parameters with options of their own: {"params": ..., "lr": ...}; options not given are the constructor's.
+        """Add parameters with options of their own: {"params": ..., "lr": ...}; the others are the constructor's.
 
         ValueError for an option that does not exist or has a wrong value, and for a parameter that is here already.
         """
@@ -142,18 +109,7 @@ class Optimizer:
             raise TypeError(f"{self._who}: a group is a dictionary with a 'params' entry, got {type(group).__name__}")
         for option in group.keys() - self.defaults.keys() - {*FIXED}:
             raise ValueError(f"{self._who}: there is no option {option!r}{did_you_mean(option, self.defaults)}")
-        seen = {name: p for other in self.param_groups for name, p in zip(other["names"], other["params"], strict=True)}
-        named, chosen = read_params(self._who, group, len(seen))
-        if not chosen and any(name in seen for name, _ in named):
-            named = [(f"{len(self.param_groups)}.{name}", p) for name, p in named]  # two modules with a "weight" each
-        arrays = {id(p.array): name for name, p in seen.items()}
-        for name, p in named:
-            if name in seen:
-                raise ValueError(f"{self._who}: two parameters are called {name!r}; names must differ, state is saved by name")
-            if id(p.array) in arrays:
-                raise ValueError(f"{self._who}: duplicate parameter: {name!r} {p.shape} is {arrays[id(p.array)]!r} again")
-            seen[name] = p
-            arrays[id(p.array)] = name
+        named = self._name(group)
         options = {"params": tuple(p for _, p in named), "names": tuple(name for name, _ in named), **self.defaults}
         options |= {name: value for name, value in group.items() if name not in ("params", "names")}
         new = ParamGroup(self._who, options, self.rules, self.steps)
@@ -161,7 +117,23 @@ class Optimizer:
             dict.setdefault(new, "initial_lr", new["lr"])
         self.check_group(new)
         self.param_groups.append(new)
-        self._cohorts.append(self._divide(new, Cohort(new["names"], new["params"])))
+        self._cohorts.append(self._divide(Cohort(new["names"], new["params"]), new))
+
+    def _name(self, group: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+        """Return the named parameters of a new group; ValueError if a name or a parameter occurs twice."""
+        seen = {name: p for other in self.param_groups for name, p in zip(other["names"], other["params"], strict=True)}
+        named, chosen = read_params(self._who, group, len(seen))
+        if not chosen and any(name in seen for name, _ in named):
+            named = [(f"{len(self.param_groups)}.{name}", p) for name, p in named]  # two modules with a "weight" each
+        owners = {id(p.array): name for name, p in seen.items()}
+        for name, p in named:
+            owner = owners.setdefault(id(p.array), name)
+            if owner != name:
+                raise ValueError(f"{self._who}: duplicate parameter: {name!r} {p.shape} is {owner!r} once more")
+            if name in seen:
+                raise ValueError(f"{self._who}: two parameters are called {name!r}, but state is saved by name")
+            seen[name] = p
+        return named
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or fill them with zeros."""
@@ -174,7 +146,7 @@ class Optimizer:
                     p.grad.array[...] = 0
                     stamp(p.grad.array)
 
-    # ---- a step --------------------------------------------------------------------------------------------------
+    # ---- a step ------------------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient. Returns what `closure` returned, or None.
@@ -188,8 +160,9 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        work = [(cohort, gradients, *self._prepare(group, cohort)) for group, cohort, gradients in self._movers()]
-        run_together([cohort.store.start(program, gradients, numbers) for cohort, gradients, program, numbers in work])
+        # Everything that can be wrong is found before the first array is written.
+        work = [(cohort, *self._prepare(cohort, group), found) for cohort, group, found in self._movers()]
+        run_together([store.start(program, found, scalars) for _, store, program, scalars, found in work])
         for cohort, *_ in work:
             cohort.t += 1
             for array in cohort.arrays:
@@ -202,74 +175,79 @@ class Optimizer:
             hook(self, (closure,), {})
         return loss
 
-    def _movers(self) -> list[tuple[ParamGroup, Cohort, list[Array]]]:
+    def _movers(self) -> list[tuple[Cohort, ParamGroup, list[Array]]]:
         """Return the cohorts that have gradients, dividing those of which only a part has."""
         movers = []
         for k, group in enumerate(self.param_groups):
             if group.late:
                 group.at(self.steps)
-            found = [cohort.gradients() for cohort in self._cohorts[k]]
+            cohorts = self._cohorts[k]
+            found = [cohort.gradients() for cohort in cohorts]
             if None in found:
-                parts = [[c] if g is not None else self._divide(group, c) for c, g in zip(self._cohorts[k], found, strict=True)]
-                self._cohorts[k] = [cohort for part in parts for cohort in part]
-                found = [cohort.gradients() for cohort in self._cohorts[k]]
-            movers += [(group, c, g) for c, g in zip(self._cohorts[k], found, strict=True) if g]
+                parts = [self._divide(c, group) if g is None else [c] for c, g in zip(cohorts, found, strict=True)]
+                cohorts = self._cohorts[k] = [cohort for part in parts for cohort in part]
+                found = [cohort.gradients() for cohort in cohorts]
+            movers += [(cohort, group, grads) for cohort, grads in zip(cohorts, found, strict=True) if grads]
         return movers
 
-    def _divide(self, group: ParamGroup, cohort: Cohort) -> list[Cohort]:
+    def _divide(self, cohort: Cohort, group: ParamGroup) -> list[Cohort]:
         """Part a cohort by who moves now, and by the dtypes and devices that the parameters have now."""
-        parts: dict[tuple, list[int]] = {}
+        parts: dict[tuple[Any, ...], list[int]] = {}
         for i, (name, p) in enumerate(zip(cohort.names, cohort.tensors, strict=True)):
             check_dtype(self._who, name, p)
             parts.setdefault((p.grad is None, p.dtype, p.device), []).append(i)
         state = cohort.state()
-        return [
-            self.make_cohort(group, [cohort.names[i] for i in part], [cohort.tensors[i] for i in part], cohort.t, [state[i] for i in part])
-            for part in parts.values()
-        ]
+        divided = []
+        for part in parts.values():
+            new = Cohort([cohort.names[i] for i in part], [cohort.tensors[i] for i in part], cohort.t)
+            divided.append(self.fill(new, group, [state[i] for i in part]))
+        return divided
 
-    def make_cohort(
-        self, group: ParamGroup, names: Sequence[str], tensors: Sequence[Tensor], t: int, state: Sequence[Mapping[str, Array]]
-    ) -> Cohort:
-        """Return a cohort with given state, copied and converted to the parameters' dtype, device and layout."""
-        cohort = Cohort(names, tensors, t)
-        if t:
-            self._make_store(group, cohort, state)
+    def fill(self, cohort: Cohort, group: Mapping[str, Any], state: Sequence[Mapping[str, Array]]) -> Cohort:
+        """Give a cohort that has moved its state, copied to the dtype, device and layout that its parameters have."""
+        if cohort.t:
+            cohort.store = self._make_store(cohort, group, state)
         return cohort
 
-    def _make_store(self, group: ParamGroup, cohort: Cohort, state: Sequence[Mapping[str, Array]]) -> None:
-        """Make the slots of a cohort: those in `state` keep their value, the others start at `initial`."""
-        slots = self.group_slots(group)
+    def _make_store(
+        self, cohort: Cohort, group: Mapping[str, Any], state: Sequence[Mapping[str, Array]]
+    ) -> Segment | Separate:
+        """Make the slots of a cohort: those in `state` keep their values, the others start at `initial`."""
 
-        def value(slot: str, i: int) -> Any:
-            theta = cohort.arrays[i]
-            return to_device(state[i][slot], device_of(theta)) if slot in state[i] else self.initial(slot, group, theta)
+        def value(slot: str, theta: Array, known: Mapping[str, Array]) -> Any:
+            return to_device(known[slot], device_of(theta)) if slot in known else self.initial(slot, group, theta)
 
         kind = Segment if self.update_tensor is None else Separate
-        cohort.store = kind(cohort.arrays, {slot: [value(slot, i) for i in range(len(cohort.arrays))] for slot in slots})
-
-    def _prepare(self, group: ParamGroup, cohort: Cohort) -> tuple[Any, dict[str, Any]]:
-        """Return what to run for a cohort at its next step, and the numbers to run it with."""
-        scalars = self.scalars(group, cohort.t + 1)
-        if cohort.store is None or not cohort.t or cohort.store.slots != self.group_slots(group):
-            self._make_store(group, cohort, cohort.state())
-        if self.update_tensor is not None:
-            return self._maximized(self.update_tensor, group), scalars
-        return self._kernel(group, scalars)
-
-    def _kernel(self, group: ParamGroup, scalars: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
-        """Return the program for these settings, and the numbers among the scalars."""
+        pairs = list(zip(cohort.arrays, state, strict=True))
         slots = self.group_slots(group)
-        settings = tuple((name, x if x is None or isinstance(x, (bool, str)) else ...) for name, x in scalars.items())
+        return kind(cohort.arrays, {slot: [value(slot, theta, known) for theta, known in pairs] for slot in slots})
+
+    def _prepare(self, cohort: Cohort, group: ParamGroup) -> tuple[Any, Any, dict[str, Any]]:
+        """Return the store of a cohort, what to run on it at its next step, and the scalars to run it with."""
+        scalars = self.scalars(group, cohort.t + 1)
+        store = cohort.store
+        if store is None or not cohort.t or store.slots != self.group_slots(group):
+            store = cohort.store = self._make_store(cohort, group, cohort.state())
+        if self.update_tensor is not None:
+            return store, self._maximized(self.update_tensor, group), scalars
+        return store, self._program(group, scalars), scalars
+
+    def _program(self, group: ParamGroup, scalars: Mapping[str, Any]) -> Program:
+        """Return the program for the settings among the scalars, fusing it the first time."""
+        slots = self.group_slots(group)
+        settings = tuple((k, x if x is None or isinstance(x, (bool, str)) else ...) for k, x in scalars.items())
         key = (slots, group["maximize"], settings)
         program = self._programs.get(key)
         if program is None:
-            formula = self._maximized(self.update, group)
-            arrays, writes = ("theta", "g", *slots), ("theta", *slots)
-            numbers = [name for name, x in settings if x is ...]
-            fixed = {name: x for name, x in settings if x is not ...}
-            program = self._programs[key] = fuse(formula, arrays, numbers, writes, fixed, f"{self._who}.update")
-        return program, scalars
+            program = self._programs[key] = fuse(
+                self._maximized(self.update, group),
+                arrays=("theta", "g", *slots),
+                numbers=[name for name, x in settings if x is ...],
+                writes=("theta", *slots),
+                settings={name: x for name, x in settings if x is not ...},
+                name=f"{self._who}.update",
+            )
+        return program
 
     @staticmethod
     def _maximized(formula: Callable[..., Any], group: ParamGroup) -> Callable[..., Any]:
@@ -283,57 +261,58 @@ class Optimizer:
         if self.update_tensor is not None:
             raise TypeError(f"{self._who}: update_tensor runs as it is written, not as a fused program")
         options = self.param_groups[group]
-        return self._kernel(options, self.scalars(options, self._cohorts[group][0].t + 1))[0]
+        return self._program(options, self.scalars(options, self._cohorts[group][0].t + 1))
 
-    # ---- hooks, state, text --------------------------------------------------------------------------------------
+    # ---- hooks, state, text ------------------------------------------------------------------------------------------
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> Handle:
-        """Call `hook(optimizer, args, kwargs)` before each step; it may return (args, kwargs) to replace the closure."""
+        """Call `hook(optimizer, args, kwargs)` before each step; it may return other (args, kwargs) for it."""
         return Handle(self._pre_hooks, hook)
 
-    def register_step_post_hook(self, hook: Callable[..., None]) -> Handle:
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call `hook(optimizer, args, kwargs)` after each step."""
         return Handle(self._post_hooks, hook)
 
     @property
     def state(self) -> dict[str, dict[str, Any]]:
-        """The state by parameter name: {"t": steps so far, slot: array, ...}, shared with the optimizer, not copied."""
-        state = {}
+        """The state by parameter name, {"t": its steps so far, slot: array, ...}, shared and not copied."""
+        state: dict[str, dict[str, Any]] = {}
         for group, cohorts in zip(self.param_groups, self._cohorts, strict=True):
-            found = {name: {"t": c.t, **slots} for c in cohorts if c.t for name, slots in zip(c.names, c.state(), strict=True)}
+            moved = [c for c in cohorts if c.t]
+            found = {name: {"t": c.t, **own} for c in moved for name, own in zip(c.names, c.state(), strict=True)}
             state |= {name: found[name] for name in group["names"] if name in found}
         return state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as copies: {"steps", "state": {name: {"t", slot: Tensor}}, "param_groups": [options]}.
+        """Return copies: {"steps": n, "state": {name: {"t": t, slot: Tensor}}, "param_groups": [options]}.
 
-        It holds tensors and plain numbers only. A schedule is noted by name, not saved: it belongs to the constructor.
+        It holds tensors and plain numbers only. A schedule is noted by name: it belongs to the constructor.
         """
         return saved.save(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyper: str = "saved") -> None:
         """Continue from a state: what `state_dict` returned, perhaps through a file.
 
-        hyper: "saved" takes the options (lr, ...) from the state, "current" keeps those of this optimizer. ValueError lists
-        everything that does not fit (names, slots, shapes, dtypes, options); then nothing has changed.
+        hyper: "saved" takes the options (lr, ...) from the state, "current" keeps those of this optimizer. ValueError
+        lists everything that does not fit (names, slots, shapes, dtypes, options); then nothing has changed.
         """
         saved.load(self, state_dict, hyper)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {k: v for k, v in self.__dict__.items() if k not in ("_cohorts", "_programs", "_pre_hooks", "_post_hooks")}
-        return {**own, "cohorts": [[(c.names, c.tensors, c.t, c.state()) for c in cohorts] for cohorts in self._cohorts]}
+        made = ("_cohorts", "_programs", "_pre_hooks", "_post_hooks")
+        kept = {k: v for k, v in self.__dict__.items() if k not in made}
+        return {**kept, "cohorts": [[(c.names, c.tensors, c.t, c.state()) for c in cs] for cs in self._cohorts]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        cohorts = state.pop("cohorts")
-        self.__dict__.update(state)
+        self.__dict__.update({k: v for k, v in state.items() if k != "cohorts"})
         self._reset()
-        for group, parts in zip(self.param_groups, cohorts, strict=True):
-            self._cohorts.append([self.make_cohort(group, *part) for part in parts])
+        for group, parts in zip(self.param_groups, state["cohorts"], strict=True):
+            self._cohorts.append([self.fill(Cohort(*part), group, slots) for *part, slots in parts])
 
     def __repr__(self) -> str:
         lines = []
         for i, group in enumerate(self.param_groups):
-            options = (f"{k}={group.schedules.get(k, v)}" for k, v in group.items() if k not in ("params", "names", "initial_lr"))
-            count = sum(p.size for p in group["params"])
-            lines.append(f"  group {i}: {len(group['params'])} parameters, {count:,} elements; {', '.join(options)}")
+            shown = {k: group.schedules.get(k, v) for k, v in group.items() if k in self.defaults}
+            count = f"{len(group['params'])} parameters, {sum(p.size for p in group['params']):,} elements"
+            lines.append(f"  group {i}: {count}; {', '.join(f'{k}={v!r}' for k, v in shown.items())}")
         return "\n".join([f"{self._who}(", *lines, ")"])

@@ -17,34 +17,35 @@ import numpy as np
 from ..engine.tensor import Tensor
 
 Named = list[tuple[str, Tensor]]
-FIXED = ("params", "names", "initial_lr")  # entries of a group that are not options
+Rule = Callable[[Any], bool]
+FIXED = ("params", "names", "initial_lr", "name")  # entries of a group that are not options; "name" is a label
 
 
 # ---- what options may be; the docstring is the text of the error ---------------------------------------------------
 
 
 def at_least_zero(x: Any) -> bool:
-    """a finite number >= 0"""  # noqa: D400, D403
+    """a finite number >= 0"""  # noqa: D400
     return _is_number(x) and 0 <= x < math.inf
 
 
 def below_one(x: Any) -> bool:
-    """a number in [0, 1)"""  # noqa: D400, D403
+    """a number in [0, 1)"""  # noqa: D400
     return _is_number(x) and 0 <= x < 1
 
 
 def two_below_one(x: Any) -> bool:
-    """two numbers in [0, 1)"""  # noqa: D400, D403
+    """two numbers in [0, 1)"""  # noqa: D400
     return isinstance(x, tuple) and len(x) == 2 and all(map(below_one, x))
 
 
 def finite(x: Any) -> bool:
-    """a finite number"""  # noqa: D400, D403
+    """a finite number"""  # noqa: D400
     return _is_number(x) and math.isfinite(x)
 
 
 def flag(x: Any) -> bool:
-    """True or False"""  # noqa: D400, D403
+    """True or False"""  # noqa: D400
     return isinstance(x, bool)
 
 
@@ -52,7 +53,7 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-RULES: dict[str, Callable[[Any], bool]] = {
+RULES: dict[str, Rule] = {
     "lr": at_least_zero,
     "eps": at_least_zero,
     "weight_decay": at_least_zero,
@@ -62,15 +63,16 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "nesterov": flag,
     "amsgrad": flag,
     "maximize": flag,
+    "initial_lr": at_least_zero,
 }
 
 
-class ParamGroup(dict):
-    """Options of some parameters, as in PyTorch: "params", "names" (both tuples), "initial_lr" and the options.
+class ParamGroup(dict[str, Any]):
+    """Options of some parameters, as in PyTorch; "params" and "names" are tuples.
 
-    Writing an option checks it (ValueError naming option and value). A callable is a schedule, step -> value: reading the
-    option then shows its value at today's step, and writing a number over it raises. `unschedule(name)` keeps today's
-    value and lets go of the schedule.
+    Writing an option checks it (ValueError naming option and value). A callable is a schedule, step -> value: reading
+    the option then shows its value at today's step, and writing a number over it raises. `unschedule(name)` keeps
+    today's value and lets go of the schedule.
 
     >>> group = ParamGroup("SGD", {"lr": 0.1}, {})
     >>> group["lr"] = lambda step: 0.5**step
@@ -79,7 +81,7 @@ class ParamGroup(dict):
     0.125
     """
 
-    def __init__(self, who: str, options: Mapping[str, Any], rules: Mapping[str, Callable[[Any], bool]], step: int = 0):
+    def __init__(self, who: str, options: Mapping[str, Any], rules: Mapping[str, Rule], step: int = 0):
         super().__init__()
         self.who = who
         self.rules = {**RULES, **rules}
@@ -93,7 +95,8 @@ class ParamGroup(dict):
         if name in FIXED or not callable(value) or self._allows(name, value):
             dict.__setitem__(self, name, self.checked(name, value))
         else:
-            dict.__setitem__(self, name, self.checked(name, value(self.step), f" (at step {self.step} of its schedule)"))
+            today = self.checked(name, value(self.step), f" (at step {self.step} of its schedule)")
+            dict.__setitem__(self, name, today)
             self.schedules[name] = value
 
     def _allows(self, name: str, value: Any) -> bool:
@@ -101,7 +104,7 @@ class ParamGroup(dict):
 
     def checked(self, name: str, value: Any, note: str = "") -> Any:
         """Return an option's value as a plain Python one; ValueError naming both if its rule forbids it."""
-        if name in FIXED:
+        if name in ("params", "names"):
             return value
         value = value.item() if isinstance(value, np.generic) else tuple(value) if isinstance(value, list) else value
         if name in self.rules and not self.rules[name](value):
@@ -130,7 +133,8 @@ class ParamGroup(dict):
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
             known = sorted(self.keys() - {"params", "names"})
-            raise ValueError(f"{self.who}: there is no option {name!r}{did_you_mean(name, known)}; options are {', '.join(known)}")
+            hint = f"{did_you_mean(name, known)}; options are {', '.join(known)}"
+            raise ValueError(f"{self.who}: there is no option {name!r}{hint}")
         if name in ("params", "names"):
             raise ValueError(f"{self.who}: {name!r} of a group is fixed; use add_param_group, or make a new optimizer")
         if name in self.schedules and not callable(value):
@@ -154,7 +158,7 @@ class ParamGroup(dict):
 
     __delitem__ = pop = popitem = clear = _refuse
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         options = {name: self.schedules.get(name, value) for name, value in self.items()}
         return ParamGroup, (self.who, options, self.rules, self.step)
 
@@ -176,11 +180,11 @@ def read_groups(who: str, params: Any) -> list[dict[str, Any]]:
     names = getattr(params, "names", None)
     items = list(params)
     if not items:
-        raise ValueError(f"{who}: got an empty parameter list; does the module have parameters, or was an iterator used up?")
+        raise ValueError(f"{who}: got an empty parameter list; has the module parameters, or was an iterator used up?")
     if isinstance(items[0], Mapping):
         for item in items:
             if not isinstance(item, Mapping) or "params" not in item:
-                raise TypeError(f"{who}: a list of groups holds dictionaries with a 'params' entry, got {_describe(item)}")
+                raise TypeError(f"{who}: a list of groups holds dictionaries with 'params', got {_describe(item)}")
         return [dict(item) for item in items]
     return [{"params": items} if names is None else {"params": items, "names": names}]
 
@@ -188,12 +192,13 @@ def read_groups(who: str, params: Any) -> list[dict[str, Any]]:
 def refuse_unordered(who: str, params: Any) -> None:
     """Raise TypeError for what is not an iterable of parameters in a definite order."""
     if isinstance(params, Tensor):
-        raise TypeError(f"{who}: needs an iterable of parameters, got a single Tensor of shape {params.shape}; pass [p]")
+        raise TypeError(f"{who}: needs an iterable of parameters, got one Tensor of shape {params.shape}; pass [p]")
     if isinstance(params, (set, frozenset)):
         raise TypeError(f"{who}: a set has no fixed order, so its state could not be saved; pass a list")
     if isinstance(params, (str, Mapping)) or not isinstance(params, Iterable):
         raise TypeError(
-            f"{who}: needs a module, or an iterable of parameters, of (name, parameter) pairs or of groups, got {_describe(params)}"
+            f"{who}: needs a module, or an iterable of parameters, of (name, parameter) pairs or of groups, "
+            f"got {_describe(params)}"
         )
 
 
@@ -230,8 +235,8 @@ def check_params(who: str, named: Named) -> Named:
             raise TypeError(f"{who}: can only optimize Tensors, got {_describe(p)} for parameter {name!r}")
         if not p.is_leaf:
             raise ValueError(
-                f"{who}: parameter {name!r} {p.shape} is not a leaf: an operation made it, so it has no gradient of its own; optimize "
-                "what it was made of, or detach() it and set requires_grad"
+                f"{who}: parameter {name!r} {p.shape} is not a leaf: an operation made it, so it has no gradient of "
+                "its own; optimize what it was made of, or detach() it and set requires_grad"
             )
         check_dtype(who, name, p)
     return named
@@ -241,8 +246,8 @@ def check_dtype(who: str, name: str, p: Tensor) -> None:
     """Raise TypeError for a parameter that is not float32 or float64."""
     if p.dtype not in (np.float32, np.float64):
         raise TypeError(
-            f"{who}: parameter {name!r} has dtype {p.dtype}; only float32 and float64 can be optimized (in float16 the small steps of "
-            "training round to nothing)"
+            f"{who}: parameter {name!r} has dtype {p.dtype}; only float32 and float64 can be optimized (in float16 the "
+            "small steps of training round to nothing)"
         )
 
 

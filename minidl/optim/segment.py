@@ -1,9 +1,9 @@
-"""Segment: parameters of one dtype on one device that one program updates together, and their slots.
+"""Cohort and Segment: parameters that are updated together, and their slots.
 
-Parameters and gradients stay in arrays of their own; only the slots are flat, one array for each slot. A large parameter
-is updated in blocks, which are views of it. Small parameters are packed: gathered into one block, updated, copied back,
-because calling a kernel for each would cost more than its arithmetic. Slots lie in the order of the parameter's memory,
-so a transposed parameter (a Linear weight) is as quick as any.
+Parameters and gradients stay in arrays of their own; only the slots are flat, one array for each slot. A large
+parameter is updated in blocks, which are views of it. Small parameters are packed: gathered into one block, updated,
+copied back, because calling a kernel for each would cost more than its arithmetic. Slots lie in the order of the
+parameter's memory, so a transposed parameter (a Linear weight) is as quick as any.
 """
 
 from __future__ import annotations
@@ -17,13 +17,46 @@ import numpy as np
 
 from ..compiler.fuse import Program
 from ..engine.backend import Array, device_of, is_array, on_device
+from ..engine.tensor import Tensor
 
 # Measured for Adam, float32, 109,386 and 1,000,000 parameters: 32 KiB 206 and 2,170 us, 64 KiB 180 and 1,890, 128 KiB
-# 165 and 1,740, 256 KiB 162 and 1,655 (1 MiB of L2 a core, six arrays in use at a time). 128 KiB also fits smaller caches.
+# 165 and 1,740, 256 KiB 162 and 1,655 (1 MiB of L2 a core, six arrays in use). 128 KiB also fits smaller caches.
 BLOCK_BYTES = 128 * 1024
-# A parameter of at most so many bytes for each operation of the program is packed: packing costs three copies, a block of
-# its own costs a call an operation. Measured break-even: 24 to 32 KiB for the 13 operations of Adam, 8 KiB for the 2 of SGD.
+# A parameter of at most so many bytes for each operation of the program is packed: packing costs three copies, a block
+# of its own a call an operation. Measured break-even: 24 to 32 KiB for Adam's 13 operations, 8 KiB for SGD's 2.
 PACK_BYTES = 1920
+
+
+class Cohort:
+    """Parameters of one group, of one dtype and device, that have always moved together: t steps so far."""
+
+    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor], t: int = 0):
+        self.names = list(names)
+        self.tensors = list(tensors)
+        self.t = t
+        self.arrays = [p.array for p in tensors]
+        self.store: Segment | Separate | None = None  # made at the first step: before it there is no state
+
+    def gradients(self) -> list[Array] | None:
+        """Return the gradients; [] if there are none; None if only some move now, or if an array was rebound."""
+        found = []
+        for p, array in zip(self.tensors, self.arrays, strict=True):
+            grad = p.grad
+            if grad is None or p.array is not array:
+                break
+            raw = grad.array
+            # A gradient that is the parameter itself (p.grad = p.detach()) would change while it is being read.
+            found.append(raw.copy() if raw is array else raw)
+        else:
+            return found
+        return [] if all(p.grad is None for p in self.tensors) else None
+
+    def state(self) -> list[dict[str, Array]]:
+        """Return the slots of each parameter by name, shared, with its shape; empty before its first step."""
+        if self.store is None or not self.t:
+            return [{} for _ in self.names]
+        columns = {slot: self.store.slot(slot) for slot in self.store.slots}
+        return [{slot: column[i] for slot, column in columns.items()} for i in range(len(self.names))]
 
 
 class Pack(NamedTuple):
@@ -55,8 +88,8 @@ class Segment:
         self.orders = [memory_order(x) for x in arrays]
         host = self.xp is np
         self.block = BLOCK_BYTES // self.dtype.itemsize if host else max(1, *(x.size for x in arrays))
-        # Small ones first, so that the slots of a pack lie side by side; before them those with gaps, which are packed too,
-        # whatever their size, because they have no flat view.
+        # Small ones first, so that the slots of a pack lie side by side; before them those with gaps, which are packed
+        # too, whatever their size, because they have no flat view.
         self.sequence = sorted(range(len(arrays)), key=lambda i: (self.orders[i] is not None, arrays[i].size))
         self.offsets = [0] * len(arrays)
         self.total = 0
@@ -86,7 +119,7 @@ class Segment:
         return views
 
     def start(self, program: Program, gradients: Sequence[Array], scalars: Mapping[str, Any]) -> Any:
-        """Run a program over all parameters. Returns None, or the generator of one that needs totals (not yet begun)."""
+        """Run a program over all parameters; of one that needs totals, return the generator, not yet begun."""
         if self._plan is None or self._plan[0] is not program:
             self._plan = (program, self._make_plan(program))
         blocks = partial(self._blocks, self._plan[1], gradients)
@@ -100,7 +133,7 @@ class Segment:
         return [x.astype(self.dtype) if isinstance(x, self.xp.ndarray) else self.dtype.type(x) for x in numbers]
 
     def _blocks(self, plan: Plan, gradients: Sequence[Array]) -> Iterator[tuple[Any, ...]]:
-        """Yield each block as a program takes it. The parameters of a pack are copied back when the next is asked for."""
+        """Yield each block as a program takes it. A pack is copied back when the next block is asked for."""
         join = self.xp.concatenate
         orders = self.orders
         for members, views, theta, gradient, pieces, block in plan.packs:
@@ -186,20 +219,22 @@ class Separate:
     def __init__(self, arrays: Sequence[Array], slots: Mapping[str, Sequence[Any]]):
         self.arrays = list(arrays)
         self.slots = tuple(slots)
-        self._values = {name: [self._array(x, theta) for x, theta in zip(xs, arrays, strict=True)] for name, xs in slots.items()}
+        self._values = {}
+        for name, values in slots.items():
+            self._values[name] = [self._array(x, theta) for x, theta in zip(values, arrays, strict=True)]
 
     @staticmethod
     def _array(value: Any, theta: Array) -> Array:
         xp, device = on_device(device_of(theta))
         with device:
-            return xp.array(value, dtype=theta.dtype) if is_array(value) else xp.full(theta.shape, value, dtype=theta.dtype)
+            return xp.array(value, theta.dtype) if is_array(value) else xp.full(theta.shape, value, theta.dtype)
 
     def slot(self, name: str) -> list[Array]:
         """Return a slot of each parameter."""
         return self._values[name]
 
     def start(self, update: Callable[..., Any], gradients: Sequence[Array], scalars: Mapping[str, Any]) -> None:
-        """Run `update(xp, theta, g, *slots, **scalars)` for each parameter and write what it returns over the old values."""
+        """Run `update(xp, theta, g, *slots, **scalars)` for each parameter; what it returns replaces the old values."""
         for i, (theta, g) in enumerate(zip(self.arrays, gradients, strict=True)):
             old = [theta, *(self._values[name][i] for name in self.slots)]
             new = update(on_device(device_of(theta))[0], theta, g, *old[1:], **scalars)

@@ -17,17 +17,19 @@ class SGD(Optimizer):
         theta <- theta - lr b                                  nesterov: theta - lr (g + momentum b)
 
     With momentum the steps in a constant direction add up to 1 / (1 - momentum) times as much. `lr_in_buffer` keeps the
-    step itself in the buffer, v <- momentum v - lr g, theta <- theta + v (Sutskever et al. 2013, eq. 1 and 2; Keras): the
-    same for a constant lr, while under a schedule past gradients keep the lr that they arrived with. Nesterov's form
-    follows Sutskever et al., Sec. 2; the parameters are their look-ahead point, as in PyTorch.
+    step itself in the buffer, v <- momentum v - lr g, theta <- theta + v (Sutskever et al. 2013, eq. 1 and 2; Keras):
+    the same for a constant lr, while under a schedule past gradients keep the lr that they arrived with. With nesterov
+    the parameters are the look-ahead point of Sutskever et al. (Sec. 2), as in PyTorch.
 
     Defaults are PyTorch's. ValueError for a negative or non-finite option, and for nesterov without momentum or with
     dampening.
 
-    >>> w = Tensor([1.0], requires_grad=True)
+    >>> import minidl as md
+    >>> w = md.tensor([1.0], requires_grad=True)
     >>> optimizer = SGD([w], lr=0.5, momentum=0.9)
     >>> for _ in range(2):
-    ...     w.grad = np.ones(1, dtype=np.float32)
+    ...     optimizer.zero_grad()
+    ...     w.sum().backward()
     ...     optimizer.step()
     >>> w
     tensor([-0.45], requires_grad=True)

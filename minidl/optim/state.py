@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..engine.backend import array_module, is_array
+from ..engine.backend import is_array
 from ..engine.tensor import Tensor, wrap
 from .groups import FIXED
+from .segment import Cohort
 
 if TYPE_CHECKING:
-    from .base import Cohort, Optimizer
+    from .base import Optimizer
     from .groups import ParamGroup
 
 
 def save(optimizer: Optimizer) -> dict[str, Any]:
     """Return the state of an optimizer as copies: tensors, numbers, strings and tuples of them."""
-    state = {
-        name: {slot: wrap(x.copy()) if is_array(x) else x for slot, x in entry.items()} for name, entry in optimizer.state.items()
-    }
+    state = {}
+    for name, entry in optimizer.state.items():
+        state[name] = {slot: wrap(x.copy()) if is_array(x) else x for slot, x in entry.items()}
     groups = []
     for group in optimizer.param_groups:
         options = {name: value for name, value in group.items() if name not in ("params", "names")}
@@ -42,13 +43,18 @@ def load(optimizer: Optimizer, saved: Mapping[str, Any], hyper: str) -> None:
     if hyper not in ("saved", "current"):
         raise ValueError(f"{who}: hyper must be 'saved' or 'current', got hyper={hyper!r}")
     if not isinstance(saved, Mapping) or not {"steps", "state", "param_groups"} <= saved.keys():
-        raise ValueError(f"{who}: needs the dictionary that state_dict() returns, with 'steps', 'state' and 'param_groups'")
+        raise ValueError(f"{who}: needs what state_dict() returned, a dictionary with steps, state and param_groups")
     problems = _names(optimizer, saved)
     options: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
     if not problems:
         for i, group in enumerate(optimizer.param_groups):
             options[i] = _options(group, saved["param_groups"][i], f"group {i}", problems) if hyper == "saved" else {}
-            _state(optimizer, {**group, **options[i]}, saved["state"], problems)
+            merged = {**group, **options[i]}
+            try:
+                optimizer.check_group(merged)
+            except ValueError as error:
+                problems.append(f"group {i}: {error}")
+            _state(optimizer, merged, saved["state"], problems)
         if not _is_count(saved["steps"], 0):
             problems.append(f"steps must be an int >= 0, got {saved['steps']!r}")
     if problems:
@@ -66,7 +72,8 @@ def _names(optimizer: Optimizer, saved: Mapping[str, Any]) -> list[str]:
         mine, theirs = list(group["names"]), list(other.get("names", ()))
         missing, unexpected = [n for n in mine if n not in theirs], [n for n in theirs if n not in mine]
         if len(mine) != len(theirs):
-            problems.append(f"group {i} doesn't match the size of the optimizer's group ({len(theirs)} and {len(mine)} parameters)")
+            sizes = f"{len(theirs)} parameters and {len(mine)}"
+            problems.append(f"group {i} doesn't match the size of the optimizer's group ({sizes})")
         if missing or unexpected:
             problems.append(f"group {i}: missing {missing}, unexpected {unexpected}")
     known = {name for group in optimizer.param_groups for name in group["names"]}
@@ -85,8 +92,8 @@ def _options(group: ParamGroup, saved: Mapping[str, Any], where: str, problems: 
     schedules = {name: schedule_name(schedule) for name, schedule in group.schedules.items()}
     if schedules != saved.get("schedules", {}):
         problems.append(
-            f"{where}: schedules {saved.get('schedules', {})} were saved and the optimizer has {schedules}; give its constructor the "
-            "same schedules, or pass hyper='current'"
+            f"{where}: schedules {saved.get('schedules', {})} were saved and the optimizer has {schedules}; give its "
+            "constructor the same schedules, or pass hyper='current'"
         )
     options = {}
     for name, value in theirs.items():
@@ -123,7 +130,7 @@ def _commit(optimizer: Optimizer, saved: Mapping[str, Any], options: list[dict[s
     """Take over a state that has been found good."""
     cohorts: list[list[Cohort]] = []
     for group, new in zip(optimizer.param_groups, options, strict=True):
-        parts: dict[tuple, list[tuple[str, Tensor]]] = {}
+        parts: dict[tuple[Any, ...], list[tuple[str, Tensor]]] = {}
         for name, p in zip(group["names"], group["params"], strict=True):
             t = saved["state"].get(name, {"t": 0})["t"]
             parts.setdefault((t, p.dtype, p.device), []).append((name, p))
@@ -131,13 +138,14 @@ def _commit(optimizer: Optimizer, saved: Mapping[str, Any], options: list[dict[s
         cohorts.append([])
         for (t, *_), named in parts.items():
             state = [{k: _raw(x) for k, x in saved["state"].get(name, {}).items() if k != "t"} for name, _ in named]
-            cohorts[-1].append(optimizer.make_cohort(merged, [n for n, _ in named], [p for _, p in named], t, state))
+            cohort = Cohort([name for name, _ in named], [p for _, p in named], t)
+            cohorts[-1].append(optimizer.fill(cohort, merged, state))
     optimizer._cohorts = cohorts
     optimizer.steps = saved["steps"]
     for group, new in zip(optimizer.param_groups, options, strict=True):
         for name, value in new.items():
             dict.__setitem__(group, name, value)
-        group.at(optimizer.steps)
+        group.at(optimizer.steps, strict=False)
 
 
 def _raw(x: Any) -> Any:

@@ -1,0 +1,50 @@
+"""Evaluating a network again and again as one fixed function: no running average moves, every random mask repeats."""
+
+from __future__ import annotations
+
+import threading
+
+from ..engine import random
+
+
+class _Flag(threading.local):
+    depth = 0  # of the blocks this thread is in
+
+
+_flag = _Flag()
+
+
+def is_frozen() -> bool:
+    """Tell whether this thread is inside a `frozen_statistics` block: then layers must not change their buffers."""
+    return _flag.depth > 0
+
+
+class frozen_statistics:
+    """Make a network in training mode a fixed function of its parameters, for curvature and line searches.
+
+    Inside a block running averages do not change. Each time a block of the same object is entered, random numbers start
+    again where they stood when the object was made, so masks repeat; after the block they go on as if it had not been.
+    Layers still normalize by the batch, and derivatives flow through its mean and variance.
+
+    >>> drop, x, frozen = Dropout(0.5), ones(1000), frozen_statistics()
+    >>> with frozen:
+    ...     first = drop(x)
+    >>> with frozen:
+    ...     second = drop(x)
+    >>> first.tolist() == second.tolist(), first.tolist() == drop(ones(1000)).tolist(), first.tolist() == drop(x).tolist()
+    (True, True, False)
+    """
+
+    def __init__(self) -> None:
+        self._start = random.get_state()
+        self._before: list[dict[str, int]] = []
+
+    def __enter__(self) -> frozen_statistics:
+        self._before.append(random.get_state())
+        random.set_state(self._start)
+        _flag.depth += 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _flag.depth -= 1
+        random.set_state(self._before.pop())

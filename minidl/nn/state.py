@@ -1,0 +1,130 @@
+"""The state of a module: saved as copies, loaded all or nothing, converted and moved all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..engine.backend import Array, Device, array_module, device_of, is_array, on_device, to_device
+from ..engine.node import stamp, storage
+from ..engine.tensor import Parameter, Tensor, wrap
+
+if TYPE_CHECKING:
+    from .module import Module
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` returns: names that the state lacked, and names that the module does not have."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def entries(module: Module, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors that make up the state, under every name: a module's own parameters, its buffers, its children.
+
+    ValueError if two tensors have one name, as {1: a, "1": b} would give them.
+    """
+    found: dict[str, Tensor] = {}
+    for path, inner in module.named_modules(prefix, remove_duplicate=False):
+        for name, tensor in (*inner.own(Parameter), *inner.own_buffers(persistent=True)):
+            key = f"{path}.{name}" if path else name
+            if found.setdefault(key, tensor) is not tensor:
+                raise ValueError(f"{type(module).__name__}: two tensors of the state are called {key!r}; rename one of them")
+    return found
+
+
+def save(module: Module, prefix: str) -> dict[str, Tensor]:
+    """Return detached copies of the state, one for each tensor."""
+    copies: dict[int, Tensor] = {}
+    saved = {}
+    for name, t in entries(module, prefix).items():
+        if id(t) not in copies:
+            copies[id(t)] = wrap(t.array.copy())
+        saved[name] = copies[id(t)]
+    return saved
+
+
+def load(module: Module, given: Mapping[str, Any], strict: bool) -> IncompatibleKeys:
+    """Check everything, then bring every value to its device, then write: nothing can fail once writing has begun."""
+    who = f"{type(module).__name__}.load_state_dict"
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{who}: needs a mapping of names to tensors, got {type(given).__name__}")
+    targets = entries(module)
+    arrays = {name: x.array if isinstance(x, Tensor) else x for name, x in given.items()}
+    present = {id(targets[name]) for name in arrays if name in targets}
+    missing = [name for name, t in targets.items() if id(t) not in present]
+    unexpected = [name for name in arrays if name not in targets]
+    problems = [f"missing {', '.join(missing)}"] * bool(strict and missing)
+    problems += [f"unexpected {', '.join(map(str, unexpected))}"] * bool(strict and unexpected)
+    sources: dict[int, tuple[str, Tensor, Array]] = {}
+    for name, x in arrays.items():
+        if name in targets:
+            problem = _mismatch(name, targets[name], x) or _contradiction(name, x, sources.get(id(targets[name])))
+            problems += [problem] if problem else []
+            sources.setdefault(id(targets[name]), (name, targets[name], x))
+    if problems:
+        raise ValueError(f"{who}: nothing was loaded, the state does not fit: {'; '.join(problems)}")
+    _write([(t, x) for _, t, x in sources.values()])
+    return IncompatibleKeys(missing, unexpected)
+
+
+def _mismatch(name: str, target: Tensor, x: Any) -> str | None:
+    """Return what keeps an array from being written into a tensor."""
+    if not is_array(x):
+        return f"{name} must be a Tensor or an array, got {type(x).__name__}"
+    if x.shape != target.shape:
+        return f"{name} has shape {x.shape} and must have {target.shape}"
+    if x.dtype != target.dtype:
+        return f"{name} is {x.dtype} and must be {target.dtype} (convert it with .astype, or the module with .to)"
+    if not getattr(target.array.flags, "writeable", True):
+        return f"{name} lies in read-only memory; rebind it with .data = a copy"
+    return None
+
+
+def _contradiction(name: str, x: Any, other: tuple[str, Tensor, Array] | None) -> str | None:
+    """Return a complaint if a tied tensor is given different values under two names."""
+    if other is None or x is other[2] or not is_array(other[2]):
+        return None
+    here = to_device(other[2], device_of(x))
+    equal = here.shape == x.shape and bool(((here == x) | ((here != here) & (x != x))).all())
+    return None if equal else f"{name} and {other[0]} are one parameter of the module (tied) and differ in the state"
+
+
+def _write(pairs: Sequence[tuple[Tensor, Array]]) -> None:
+    owned = {id(storage(t.array)) for t, _ in pairs}
+    # A state may hold the module's own arrays in other places, to exchange two layers: those are copied first.
+    ready = [(t, to_device(x.copy() if id(storage(x)) in owned else x, t.device)) for t, x in pairs]
+    for t, x in ready:
+        with on_device(t.device)[1]:
+            t.array[...] = x
+        stamp(t.array)
+
+
+def convert(who: str, tensors: Sequence[Tensor], device: str | None, dtype: Any) -> None:
+    """Convert floating tensors to a dtype and all of them to a device, with their gradients; all or nothing."""
+    kind = None if dtype is None else np.dtype(dtype)
+    if kind is not None and kind.kind != "f":
+        raise TypeError(f"{who}.to: parameters need a floating dtype, got {kind}")
+    place = None if device is None else str(Device(device))
+    new = [_converted(t.array, place, kind) for t in tensors]
+    grads = [None if t.grad is None else _converted(t.grad.array, place, kind) for t in tensors]
+    for t, array, grad in zip(tensors, new, grads, strict=True):
+        if array is not t.array:
+            t.data = array
+            t.grad = grad
+
+
+def _converted(x: Array, device: str | None, dtype: np.dtype | None) -> Array:
+    y = x
+    if dtype is not None and x.dtype.kind == "f" and x.dtype != dtype:
+        with on_device(device_of(x))[1]:
+            y = x.astype(dtype)
+    if device is not None:
+        y = to_device(y, device)
+    if x.flags.f_contiguous and not y.flags.f_contiguous:  # a copy from a GPU arrives in C order
+        with on_device(device_of(y))[1]:
+            y = array_module(y).asfortranarray(y)
+    return y
