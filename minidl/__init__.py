@@ -10,7 +10,8 @@ tensor([2., 4., 6.])
 
 from numpy import bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 
-from . import creation, func, ops, random
+from . import creation, data, func, io, nn, ops, optim, random
+from ._threads import threads
 from .creation import *  # noqa: F403 (its __all__ is what it offers)
 from .engine import autograd
 from .engine.anomaly import detect_anomaly
@@ -20,12 +21,16 @@ from .engine.check import check_grad
 from .engine.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .engine.op import Op
 from .engine.tensor import Parameter, Tensor, from_dlpack, live_tensors, tensor
+from .io import load, save
 from .ops import *  # noqa: F403
 
 __version__ = "0.1.0"
+# fmt: off
 __all__ = [
-    "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "check_grad", "detect_anomaly", "device",
-    "enable_grad", "float16", "float32", "float64", "from_dlpack", "func", "get_default_dtype", "int8", "int16", "int32",
-    "int64", "is_grad_enabled", "live_tensors", "no_grad", "ops", "random", "set_default_dtype", "set_grad_enabled",
-    "tensor", "transfers", "uint8", *creation.__all__, *ops.__all__,
-]  # fmt: skip
+    "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "check_grad", "data", "detect_anomaly",
+    "device", "enable_grad", "float16", "float32", "float64", "from_dlpack", "func", "get_default_dtype", "int8",
+    "int16", "int32", "int64", "io", "is_grad_enabled", "live_tensors", "load", "nn", "no_grad", "ops", "optim",
+    "random", "save", "set_default_dtype", "set_grad_enabled", "tensor", "threads", "transfers", "uint8",
+    *creation.__all__, *ops.__all__,
+]
+# fmt: on

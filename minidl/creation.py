@@ -194,6 +194,6 @@ def manual_seed(seed: int) -> None:
 
 
 __all__ = [
-    "arange", "eye", "from_numpy", "full", "full_like", "linspace", "manual_seed", "ones", "ones_like", "rand", "randint",
-    "randn", "zeros", "zeros_like",
+    "arange", "eye", "from_numpy", "full", "full_like", "linspace", "manual_seed", "ones", "ones_like", "rand",
+    "randint", "randn", "zeros", "zeros_like",
 ]  # fmt: skip

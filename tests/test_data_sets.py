@@ -119,7 +119,7 @@ def put(folder, contents, name, subfolder=None, packed=True):
 
 @pytest.fixture
 def mirror(small, tmp_path, monkeypatch):
-    """Serve the small files on this machine. Returns base addresses: .mnist, .damaged; and .paths, what was asked for."""
+    """Serve the small files on this machine. Returns addresses, .mnist and .damaged, and .paths, what was asked for."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     put(tmp_path / "served", small, "mnist")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minidl.data import KFold, Subset, TensorDataset, random_split
 from minidl import random
+from minidl.data import KFold, Subset, TensorDataset, random_split
 from minidl.engine.tensor import Tensor
 
 # ---- random_split ------------------------------------------------------------------------------------------------

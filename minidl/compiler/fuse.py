@@ -113,8 +113,9 @@ def place(code: list[Value], old: Mapping[str, Value], new: Mapping[str, Value])
     between the last reading of its old value and the writing of its new one; the others are never written.
     """
     end = len(code)
-    last = {x: i for i, value in enumerate(code) for x in value.inputs}
-    last.update({value: end for value in new.values()} | {old[name]: end for name in old.keys() - new.keys()})
+    last = {value: -1 if name in new else end for name, value in old.items()}  # the index of the last reading
+    last |= {x: max(i, last.get(x, i)) for i, value in enumerate(code) for x in value.inputs}
+    last |= {value: end for value in new.values()}
     due = {name: code.index(value) for name, value in new.items()}
     target = {value: name for name, value in new.items()}
     crossing = {x for value in code for x in value.inputs if x.stage < value.stage and value.op not in MEASURES}

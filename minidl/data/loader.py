@@ -262,7 +262,7 @@ def _image_kernel(xp: Any) -> Any:
 
 
 def _are_images(x: Array) -> bool:
-    return x.dtype.name == "uint8" and x.ndim >= 2
+    return bool(x.dtype == np.uint8 and x.ndim >= 2)
 
 
 def _default_transform(*arrays: Array) -> tuple[Array, ...]:

@@ -1,4 +1,4 @@
-"""What makes derivatives: arrays, tensors, operations, and the walk back. Knows nothing of layers, optimizers or files."""
+"""What makes derivatives: arrays, tensors, operations, the walk back. Knows nothing of layers, optimizers or files."""
 
 from . import anomaly, autograd, backend, hooks, modes, node, op, tensor
 

@@ -31,12 +31,12 @@ _by_time = operator.attrgetter("time")
 
 def history(roots: Iterable[Node]) -> list[Node]:
     """Return every node that the roots depend on, themselves included, latest first. No recursion."""
-    found = list(dict.fromkeys(roots))
+    found: list[Any] = list(dict.fromkeys(roots))
     seen: set[Node | None] = {None, *found}
     for node in found:  # the list grows while it is walked
         if node.args is None:
             raise RuntimeError(
-                f"backward of {node.op.name}: this graph is walked for the second time, after its saved arrays were freed; "
+                f"backward of {node.op.name}: this graph is walked for the second time, and its saved arrays are gone; "
                 "pass retain_graph=True to the first call"
             )
         for parent in node.parents:
@@ -123,7 +123,7 @@ class _Walk:
             if self.targets is None or node in self.targets:
                 self.results[node] = g
             return True
-        if node in self.targets:
+        if self.targets is not None and self.needed is not None and node in self.targets:
             self.results[node] = g
             return not any(p in self.needed for p in node.parents)
         return False
@@ -172,7 +172,8 @@ class _Walk:
 
     def into_slot(self, node: Pick, g: Any) -> None:
         """Hand the gradient of one output to the tuple that its operation's rule will receive."""
-        main, index = node.parents[0], node.static["index"]
+        main: Any = node.parents[0]
+        index = node.static["index"]
         slots = self.pending.setdefault(main, [None] * len(main.outputs))
         slots[index] = g if slots[index] is None else no_scalar(slots[index] + g)
 
@@ -294,8 +295,9 @@ def grad(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of the sum of outputs with respect to inputs, a tuple with one entry an input.
 
-    Inputs may be leaves or results inside the graph. No `.grad` changes. An input that the outputs do not depend on is a
-    RuntimeError, or None with `allow_unused=True`. `create_graph=True` records the gradient for another derivative.
+    Inputs may be leaves or results inside the graph. No `.grad` changes. An input that the outputs do not depend on
+    raises RuntimeError, or gives None with `allow_unused=True`. `create_graph=True` records the gradient for another
+    derivative.
 
     >>> x = Tensor([3.0], requires_grad=True)
     >>> (first,) = grad(x**3, x, create_graph=True)
@@ -328,7 +330,7 @@ def _wanted(inputs: tuple, who: str) -> set[Node]:
 
 
 def vjp(outputs: Any, inputs: Any, cotangents: Any = None, create_graph: bool = False) -> tuple[Tensor, ...]:
-    """Return u' J, the product of cotangents u with the Jacobian of outputs by inputs: `grad` with zeros for the unreached.
+    """Return u' J, cotangents u times the Jacobian of outputs by inputs: `grad`, with zeros for what is not reached.
 
     >>> x = Tensor([1.0, 2.0], requires_grad=True)
     >>> vjp(x * x, x, Tensor([1.0, 10.0]))
@@ -363,6 +365,6 @@ def _zeros(t: Tensor) -> Tensor:
     return wrap(MODULES[type(t.array)].zeros_like(t.array))
 
 
-Tensor.backward = backward
+Tensor.backward = backward  # type: ignore[attr-defined]
 
 __all__ = ["backward", "enable_grad", "grad", "is_grad_enabled", "jvp", "no_grad", "set_grad_enabled", "vjp"]

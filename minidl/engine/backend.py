@@ -115,7 +115,7 @@ class Device(str):
     cpu cpu
     """
 
-    def __new__(cls, name: str = "cpu") -> Device:
+    def __new__(cls, name: str = "cpu") -> Device:  # noqa: D102 (the class says it)
         kind, colon, index = str(name).partition(":")
         if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()) or (kind == "cpu" and colon):
             raise ValueError(f"device: must be 'cpu', 'cuda' or 'cuda:i', got {name!r}")
@@ -185,8 +185,8 @@ def checked_dtype(dtype: np.dtype, who: str) -> np.dtype:
 def as_array(data: Any, dtype: Any = None, device: str | None = None, who: str = "tensor") -> Array:
     """Turn data into an array, without copying where none is needed.
 
-    Arrays keep their dtype and device; Python floats take the default dtype, ints int64, bools bool. Complex, object and
-    string data, and lists of unequal lengths, raise TypeError or ValueError naming `who` and the dtype.
+    Arrays keep their dtype and device; Python floats take the default dtype, ints int64, bools bool. Complex, object
+    and string data, and lists of unequal lengths, raise TypeError or ValueError naming `who` and the dtype.
     """
     if not is_array(data):
         scalars = isinstance(data, np.generic)

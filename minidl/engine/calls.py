@@ -1,7 +1,7 @@
 """The call of an operation on the usual things, NumPy tensors and numbers: the engine's hot path.
 
 Every line is paid by every operation, so calls are specialised by the number of inputs, work on locals, and leave
-everything unusual (lists, GPUs, mixed devices, missing arguments, errors) to `Op.apply`, which does the same in general.
+everything unusual (lists, GPUs, mixed devices, missing arguments) to `Op.apply`, which does the same in general.
 """
 
 from __future__ import annotations

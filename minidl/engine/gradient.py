@@ -13,8 +13,8 @@ from .tensor import Tensor, wrap
 
 
 def aliased(gradient: Any, node: Node | None, g: Any) -> bool:
-    """Tell whether a gradient may share memory with anything else: the arriving one, a saved array, another gradient."""
-    if g is None:
+    """Tell whether a gradient may share memory: with the arriving one, a saved array, another gradient."""
+    if g is None or node is None:
         return True  # the caller's own array, or a joint rule, which may return one array twice
     array = gradient.array if type(gradient) is Tensor else gradient
     others = (g.array if type(g) is Tensor else g, *node.args, node.out)
@@ -41,7 +41,8 @@ def as_tensors(node: Node) -> tuple[tuple, Any]:
         )
     args = tuple(wrap(a, p) if type(a) in MODULES else a for a, p in zip(node.args, node.parents, strict=True))
     if type(node.out) is tuple:
-        picks = (pick(node, i) if a.dtype.kind == "f" else None for i, a in enumerate(node.out))
+        main: Any = node
+        picks = (pick(main, i) if a.dtype.kind == "f" else None for i, a in enumerate(node.out))
         return args, tuple(wrap(a, p) for a, p in zip(node.out, picks, strict=True))
     return args, None if node.out is None else wrap(node.out, node)
 
@@ -79,7 +80,7 @@ def check_unwritten(node: Node) -> None:
         when = written(array) if type(array) in MODULES else 0
         if when > node.time:
             raise RuntimeError(
-                f"backward of {node.op.name}: {name} (shape {array.shape}), needed for the gradient, has been modified by an "
-                f"in-place operation: expected its version of time {node.time}, found one of time {when}; "
+                f"backward of {node.op.name}: {name} (shape {array.shape}), needed for the gradient, was modified by "
+                f"an in-place operation: expected its version of time {node.time}, found one of time {when}; "
                 "write after backward(), or into a copy"
             )

@@ -77,5 +77,5 @@ def run_hooks(node: Node, g: Any, create: bool, keep: bool) -> Any:
     return g
 
 
-Tensor.register_hook = register_hook
-Tensor.retain_grad = retain_grad
+Tensor.register_hook = register_hook  # type: ignore[attr-defined]
+Tensor.retain_grad = retain_grad  # type: ignore[attr-defined]

@@ -89,7 +89,7 @@ class set_grad_enabled(_GradMode):
         switch(self._enabled)
         return self
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: D102
         if self._before is not None:  # a decorator switches for its function only
             mode.record, self._before = self._before, None
         return super().__call__(function)

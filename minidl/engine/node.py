@@ -43,6 +43,10 @@ class Ghost:
     """
 
     __slots__ = ("_device", "dtype", "shape")
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    _device: str
     __array_ufunc__ = None  # ndarray * ghost is a TypeError, not an array of objects
 
     __hash__ = object.__hash__
@@ -57,7 +61,7 @@ class Ghost:
             "a rule reads the values of an input that its operation does not save; name the input in saves="
         )
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = __iter__ = _no_values  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = __iter__ = _no_values
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = _no_values
     __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __getitem__ = __abs__ = __array__ = _no_values
 
@@ -92,14 +96,25 @@ class Node(Ghost):
 
     __slots__ = ("__weakref__", "args", "hooks", "op", "out", "parents", "static", "time", "trace")
 
+    op: Any
+    args: Any
+    out: Any
+    parents: tuple[Node | None, ...]
+    static: dict[str, Any]
+    time: int
+    hooks: Any
+    trace: tuple
+
 
 class Leaf(Node):
     """The node of a tensor that the user made and wants a gradient for.
 
-    It holds its Tensor weakly: a gradient kept with its graph leads back to the leaf, and would otherwise close a cycle.
+    It holds its Tensor weakly: a gradient kept with its graph leads back to the leaf, and would close a cycle.
     """
 
     __slots__ = ("tensor",)
+
+    tensor: Any
 
     def rebind(self, array: Array) -> None:
         """Follow the tensor to a new array: gradients are cast to its dtype from now on."""
@@ -117,6 +132,8 @@ class MultiNode(Node):
     """An operation with several outputs; `outputs` are their ghosts. Its gradient is a tuple, one entry an output."""
 
     __slots__ = ("outputs",)
+
+    outputs: tuple[Ghost, ...]
 
 
 # None of these classes has an __init__: making a node is on the hot path of every operation, and calling one costs as
@@ -168,7 +185,7 @@ def storage(array: Array) -> Array:
 
 
 def stamp(array: Array) -> None:
-    """Note that an array has just been written into. Every in-place write to a tensor's array must be followed by this."""
+    """Note that an array has just been written into. Every in-place write to a tensor's array is followed by this."""
     global last_write
     owner = storage(array)
     key = id(owner)

@@ -134,7 +134,7 @@ class Op:
     def __reduce__(self) -> str:
         return self.name
 
-    def __call__(self, *args: Any, **static: Any) -> Any:
+    def __call__(self, *args: Any, **static: Any) -> Any:  # noqa: D102
         return self.call(*args, **static)
 
     # ---- the choke point -----------------------------------------------------------------------------------------
@@ -145,7 +145,8 @@ class Op:
             args = self._settle(args, static)
         arrays: list[Any] = []
         parents: list[Node | None] = []
-        owner = kind = None  # an array that decides the module and the device, and its type
+        owner: Any = None
+        kind: Any = None  # an array that decides the module and the device, and its type
         tracked = wrapped = False
         for x in args:
             node = None

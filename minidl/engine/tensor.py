@@ -302,16 +302,16 @@ class Tensor:
             )
         return value
 
-    def __iadd__(self, other: Any) -> Any:
+    def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._assign(lambda: self.array + self._own(other))
 
-    def __isub__(self, other: Any) -> Any:
+    def __isub__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._assign(lambda: self.array - self._own(other))
 
-    def __imul__(self, other: Any) -> Any:
+    def __imul__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._assign(lambda: self.array * self._own(other))
 
-    def __itruediv__(self, other: Any) -> Any:
+    def __itruediv__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._assign(lambda: self.array / self._own(other))
 
     def _assign(self, compute: Callable[[], Array]) -> Any:
@@ -329,7 +329,7 @@ _new = object.__new__
 
 def wrap(array: Array, node: Node | None = None, cls: type = Tensor) -> Any:
     """Make a Tensor of an array without copying or checking: how the engine makes its own."""
-    t = _new(cls)
+    t: Any = _new(cls)
     t.array = array
     t.node = node
     t._grad = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..engine import random
+from .. import random
 
 
 class _Flag(threading.local):

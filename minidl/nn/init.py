@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine.backend import on_device, to_device
 from ..engine.node import stamp
-from ..engine.random import generator
+from ..random import generator
 from ..engine.tensor import Tensor
 
 

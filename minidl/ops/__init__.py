@@ -74,8 +74,8 @@ for _name, _op in COMPARISONS.items():
     setattr(Tensor, f"__{_name}__", operator(_op, takes))
 for _name, _op in UNARY.items():
     setattr(Tensor, f"__{_name}__", _op.call)
-Tensor.__getitem__ = getitem
-Tensor.__pos__ = lambda self: self
+setattr(Tensor, "__getitem__", getitem)  # noqa: B010 (mypy takes an assignment for a mistake)
+setattr(Tensor, "__pos__", lambda self: self)  # noqa: B010
 
 # ---- methods -----------------------------------------------------------------------------------------------------
 
@@ -122,96 +122,26 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 for _name, _function in METHODS.items():
     setattr(Tensor, _name, _function)
-Tensor.T = property(lambda self: transpose(self))
-Tensor.mT = property(linalg.swap)
+setattr(Tensor, "T", property(lambda self: transpose(self)))  # noqa: B010
+setattr(Tensor, "mT", property(linalg.swap))  # noqa: B010
 
 # ---- numpy.f(tensor) ---------------------------------------------------------------------------------------------
 
-for _op in (add, subtract, multiply, divide, negative, absolute, sign, exp, log, sqrt, tanh, maximum, minimum, bitwise_and,
-            bitwise_or, invert, *COMPARISONS.values()):  # fmt: skip
-    NUMPY_FUNCTIONS[_op.ufunc] = _op.call
-NUMPY_FUNCTIONS |= {np.power: power.call, np.matmul: matmul.call, np.dot: matmul.call}
-NUMPY_FUNCTIONS |= {
-    getattr(np, f.__name__ if not isinstance(f, Op) else f.name): f.call if isinstance(f, Op) else f
-    for f in (
-        where,
-        sum,
-        mean,
-        var,
-        max,
-        argmax,
-        reshape,
-        transpose,
-        broadcast_to,
-        copy,
-        squeeze,
-        expand_dims,
-        ravel,
-        concatenate,
-        stack,
-        take_along_axis,
-    )  # fmt: skip
-}
-NUMPY_FUNCTIONS |= {
-    np.shape: lambda x: x.shape,
-    np.ndim: lambda x: x.ndim,
-    np.size: lambda x: x.size,
-}
-
+# fmt: off
 __all__ = [
-    "abs",
-    "absolute",
-    "add",
-    "argmax",
-    "astype",
-    "batch_norm",
-    "batch_norm_train",
-    "bitwise_and",
-    "bitwise_or",
-    "broadcast_to",
-    "concatenate",
-    "copy",
-    "cross_entropy",
-    "divide",
-    "dropout",
-    "dropout_mask",
-    "equal",
-    "exp",
-    "expand_dims",
-    "getitem",
-    "greater",
-    "greater_equal",
-    "invert",
-    "less",
-    "less_equal",
-    "linear",
-    "log",
-    "log_softmax",
-    "logsumexp",
-    "matmul",
-    "max",
-    "maximum",
-    "mean",
-    "minimum",
-    "move",
-    "multiply",
-    "negative",
-    "not_equal",
-    "power",
-    "ravel",
-    "relu",
-    "reshape",
-    "sigmoid",
-    "sign",
-    "softmax",
-    "sqrt",
-    "squeeze",
-    "stack",
-    "subtract",
-    "sum",
-    "take_along_axis",
-    "tanh",
-    "transpose",
-    "var",
-    "where",
-]  # fmt: skip
+    "abs", "absolute", "add", "argmax", "astype", "batch_norm", "batch_norm_train", "bitwise_and", "bitwise_or",
+    "broadcast_to", "concatenate", "copy", "cross_entropy", "divide", "dropout", "dropout_mask", "equal", "exp",
+    "expand_dims", "getitem", "greater", "greater_equal", "invert", "less", "less_equal", "linear", "log",
+    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "move", "multiply", "negative",
+    "not_equal", "power", "ravel", "relu", "reshape", "sigmoid", "sign", "softmax", "sqrt", "squeeze", "stack",
+    "subtract", "sum", "take_along_axis", "tanh", "transpose", "var", "where",
+]
+# fmt: on
+
+# Every public name that NumPy has too answers to NumPy's.
+for _name in __all__:
+    _function = globals()[_name]
+    _theirs = _function.ufunc if isinstance(_function, Op) and _function.ufunc else getattr(np, _name, None)
+    if _theirs is not None:
+        NUMPY_FUNCTIONS[_theirs] = _function.call if isinstance(_function, Op) else _function
+NUMPY_FUNCTIONS |= {np.shape: lambda x: x.shape, np.ndim: lambda x: x.ndim, np.size: lambda x: x.size}

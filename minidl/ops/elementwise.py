@@ -137,8 +137,8 @@ exp = Op(
     samplewise=True,
     doc="""Compute e^x elementwise.
 
-    >>> exp(tensor([0.0, 1.0]))
-    tensor([1.       , 2.7182817])
+    >>> round(exp(tensor(1.0)).item(), 5)
+    2.71828
     """,
 )
 
@@ -151,8 +151,8 @@ log = Op(
 
     `where(x > 0, log(x), 0)` has a NaN gradient at x = 0 (0 * inf); write `log(where(x > 0, x, 1))` instead.
 
-    >>> log(tensor([1.0, 10.0]))
-    tensor([0.       , 2.3025851])
+    >>> round(log(tensor(10.0)).item(), 5)
+    2.30259
     """,
 )
 
@@ -175,8 +175,8 @@ tanh = Op(
     samplewise=True,
     doc="""Compute the hyperbolic tangent elementwise.
 
-    >>> tanh(tensor([0.0, 1.0]))
-    tensor([0.       , 0.7615942])
+    >>> round(tanh(tensor(1.0)).item(), 5)
+    0.76159
     """,
 )
 
@@ -193,8 +193,8 @@ sigmoid = Op(
     samplewise=True,
     doc="""Compute the logistic function elementwise: 1 / (1 + e^-x), without overflow at either end.
 
-    >>> sigmoid(tensor([-1000.0, 0.0, 1.0]))
-    tensor([0.       , 0.5      , 0.7310586])
+    >>> sigmoid(tensor([-1000.0, 0.0])), round(sigmoid(tensor(1.0)).item(), 5)
+    (tensor([0. , 0.5]), 0.73106)
     """,
 )
 
@@ -246,7 +246,7 @@ where = Op(
     """,
 )
 
-# ---- comparison: results are bool, and constants to derivatives ---------------------------------------------------------
+# ---- comparison: results are bool, and constants to derivatives --------------------------------------------------
 
 
 def _comparison(name: str, symbol: str, result: str) -> Op:

@@ -81,7 +81,8 @@ def getitem(x: Any, index: Any) -> Any:
     >>> x.grad
     tensor([2., 0., 1.])
     """
-    parts, arrays = [], []
+    parts: list[Any] = []
+    arrays: list[Any] = []
     for i in index if isinstance(index, tuple) else (index,):
         if i is None or i is Ellipsis or isinstance(i, (int, slice, np.integer)):
             parts.append(i)

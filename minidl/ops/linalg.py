@@ -9,7 +9,7 @@ from .shape import transpose
 
 
 def check_dtypes(who: str, *named: tuple[str, Any]) -> None:
-    """Raise TypeError unless all arrays of a product have one dtype: a mixed product would silently change precision."""
+    """Raise TypeError unless all arrays of a product have one dtype: a mixed one would silently change precision."""
     (first, a), *rest = named
     for name, b in rest:
         if a.dtype != b.dtype:
@@ -63,9 +63,10 @@ matmul = Op(
     _matmul_right,
     saves="a b",
     samplewise=lambda shapes: len(shapes[0]) > 1 and len(shapes[1]) <= 2,
-    doc="""Multiply matrices: (..., n, k) @ (..., k, m) -> (..., n, m); leading axes broadcast, vectors act as row or column.
+    doc="""Multiply matrices: (..., n, k) @ (..., k, m) -> (..., n, m).
 
-    TypeError for two dtypes, ValueError for shapes that do not fit or a 0-d operand.
+    Leading axes broadcast; a vector acts as a row on the left, as a column on the right. TypeError for two dtypes,
+    ValueError for shapes that do not fit or a 0-d operand.
 
     >>> matmul(tensor([[1.0, 2.0]]), tensor([[3.0], [4.0]]))
     tensor([[11.]])

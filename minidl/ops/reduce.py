@@ -156,8 +156,8 @@ logsumexp = Op(
 
     Of -inf alone it is -inf, with the gradient 0.
 
-    >>> logsumexp(tensor([1000.0, 1000.0]))
-    tensor(1000.6931)
+    >>> round(logsumexp(tensor([1000.0, 1000.0])).item(), 3)
+    1000.693
     """,
 )
 
@@ -166,7 +166,7 @@ argmax = Op(
     samplewise=_rows_apart,
     doc="""Return the index of the first largest element over axis (of the flattened array for None).
 
-    >>> argmax(tensor([[1.0, 5.0], [3.0, 4.0]]), axis=1)
+    >>> argmax(tensor([[1.0, 5.0], [4.0, 3.0]]), axis=1)
     tensor([1, 0])
     """,
 )

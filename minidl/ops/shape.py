@@ -188,7 +188,7 @@ def _stack(xp: Any, *xs: Any, axis: int = 0) -> Any:
 
 def _unstack_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
     before = (slice(None),) * normalize_axis_index(axis, g.ndim)
-    return tuple(g[(*before, i)] for i in range(len(xs)))
+    return tuple(g[index] for index in [(*before, i) for i in range(len(xs))])
 
 
 _stack_op = Op(_stack, joint=_unstack_gradient, name="stack", samplewise=lambda shapes, *, axis=0: axis != 0)
