@@ -20,7 +20,7 @@ from .engine.backend import get_default_dtype, set_default_dtype, transfers
 from .engine.check import check_grad
 from .engine.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .engine.op import Op
-from .engine.tensor import Parameter, Tensor, from_dlpack, live_tensors, tensor
+from .engine.tensor import Parameter, Tensor, live_tensors
 from .io import load, save
 from .ops import *  # noqa: F403
 
@@ -28,9 +28,9 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "check_grad", "data", "detect_anomaly",
-    "device", "enable_grad", "float16", "float32", "float64", "from_dlpack", "func", "get_default_dtype", "int8",
+    "device", "enable_grad", "float16", "float32", "float64", "func", "get_default_dtype", "int8",
     "int16", "int32", "int64", "io", "is_grad_enabled", "live_tensors", "load", "nn", "no_grad", "ops", "optim",
-    "random", "save", "set_default_dtype", "set_grad_enabled", "tensor", "threads", "transfers", "uint8",
+    "random", "save", "set_default_dtype", "set_grad_enabled", "threads", "transfers", "uint8",
     *creation.__all__, *ops.__all__,
 ]
 # fmt: on

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import random
+from .engine import backend
 from .engine.backend import as_array, checked_dtype, default_device, get_default_dtype, on_device, to_device
 from .engine.tensor import Tensor, wrap
 
@@ -31,6 +32,29 @@ def _made(make: Any, dtype: Any, device: str | None, requires_grad: bool, who: s
     with place:
         t = wrap(make(xp, kind))
     return t.requires_grad_() if requires_grad else t
+
+
+def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Make a Tensor of numbers, nested lists or an array, copying it. See `Tensor` for the rules.
+
+    >>> tensor([[1, 2], [3, 4]]).dtype, tensor([0.5]).dtype, tensor(np.zeros(2)).dtype
+    (dtype('int64'), dtype('float32'), dtype('float64'))
+    """
+    return Tensor(data, dtype, device, requires_grad)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """Make a Tensor that shares the memory of another library's array, through the DLPack protocol.
+
+    >>> a = np.arange(3.0)
+    >>> t = from_dlpack(a)
+    >>> a[0] = 5.0
+    >>> t.tolist()
+    [5.0, 1.0, 2.0]
+    """
+    kind = x.__dlpack_device__()[0]
+    module = np if kind in (1, 3) else backend.cuda_module()
+    return wrap(as_array(module.from_dlpack(x), who="from_dlpack"))
 
 
 def zeros(*shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -194,6 +218,6 @@ def manual_seed(seed: int) -> None:
 
 
 __all__ = [
-    "arange", "eye", "from_numpy", "full", "full_like", "linspace", "manual_seed", "ones", "ones_like", "rand",
-    "randint", "randn", "zeros", "zeros_like",
+    "arange", "eye", "from_dlpack", "from_numpy", "full", "full_like", "linspace", "manual_seed", "ones", "ones_like",
+    "rand", "randint", "randn", "tensor", "zeros", "zeros_like",
 ]  # fmt: skip

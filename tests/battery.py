@@ -231,8 +231,10 @@ def check_freed(op: Callable, case: Any, rng: np.random.Generator) -> None:
     if not outs:
         return
     md.autograd.backward(outs, [md.ones(y.shape, dtype=y.dtype) for y in outs], create_graph=True)
-    graph = [weakref.ref(y.node) for y in outs] + [weakref.ref(x.grad.node) for x in xs if x.grad and x.grad.node]
-    leaves = [weakref.ref(x.node) for x in xs if x.node]
+    grads = [x.grad.node for x in xs if x.grad is not None and x.grad.node is not None]
+    graph = [weakref.ref(node) for node in (*grads, *(y.node for y in outs))]
+    leaves = [weakref.ref(x.node) for x in xs if x.node is not None]
+    grads.clear()
     del xs, outs
     assert not any(r() for r in (*graph, *leaves)), "the graph outlived its result"
 
@@ -298,13 +300,13 @@ def check_samplewise(op: Callable, case: Any, rng: np.random.Generator) -> None:
     xs = tensors(arrays)
     y = outputs_of(case.call(op, *xs))[0]
     node = y.node
-    if node is None or node.op is None or len(node.parents) < 1 or len(node.parents) > len(xs):
+    if node is None or node.op is None or not y.ndim or not 0 < len(node.parents) <= len(xs):
         return
     if any(p is not x.node for p, x in zip(node.parents, xs, strict=False)):
         return  # several operations: each is declared, and tested, by itself
     if not node.op.is_samplewise(tuple(x.shape for x in xs[: len(node.parents)]), node.static):
         return
-    for i in case.sample_inputs:
+    for i in case.sample_inputs[: len(xs)]:
         if xs[i].ndim != y.ndim or len(xs[i].array) != len(y.array) or len(y.array) < 2 or not floating(xs[i]):
             continue
         moved = [a.copy() for a in arrays]

@@ -8,7 +8,7 @@ import numpy as np
 
 import minidl as md
 from entry import ROWS, Entry, Error, Sample, at, axis_errors, fixed, in_torch, integers, normal, positive, s
-from minidl.engine import random
+from minidl import random
 
 A, V = np.ones((2, 3)), np.ones(3)
 

@@ -12,11 +12,11 @@ import inspect
 UFUNCS = """
 abs absolute acos acosh add arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh
 bitwise_and bitwise_count bitwise_invert bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
-cbrt ceil copysign cos cosh deg2rad degrees divide equal exp exp2 expm1 fabs float_power floor floor_divide fmax fmin
-fmod gcd greater greater_equal heaviside hypot invert isfinite isinf isnan lcm ldexp left_shift less less_equal log
-log10 log1p log2 logaddexp logaddexp2 logical_and logical_not logical_or logical_xor maximum minimum mod multiply
-negative nextafter not_equal positive pow power rad2deg radians reciprocal remainder right_shift rint sign signbit sin
-sinh sqrt square subtract tan tanh true_divide trunc
+cbrt ceil copysign cos cosh deg2rad degrees divide equal exp exp2 expm1 fabs fix float_power floor floor_divide fmax
+fmin fmod gcd greater greater_equal heaviside hypot i0 invert isfinite isinf isnan lcm ldexp left_shift less
+less_equal log log10 log1p log2 logaddexp logaddexp2 logical_and logical_not logical_or logical_xor maximum minimum
+mod multiply negative nextafter not_equal positive pow power rad2deg radians reciprocal remainder right_shift rint
+sign signbit sin sinc sinh sqrt square subtract tan tanh true_divide trunc
 """
 
 FUNCTIONS = """

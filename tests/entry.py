@@ -219,7 +219,7 @@ def number_errors(name: str) -> list[Error]:
     return [
         Error(lambda f: f("x"), TypeError, rf"{name}: .*str"),
         Error(lambda f: f({}), TypeError, rf"{name}: .*dict"),
-        Error(lambda f: f(), TypeError, r""),
+        Error(lambda f: f(), TypeError, rf"{name}.*argument"),
     ]
 
 

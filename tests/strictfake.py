@@ -79,7 +79,7 @@ class ufunc:
 
     def __init__(self, name):
         self._numpy = getattr(np, name)
-        self.nin, self.nout = self._numpy.nin, self._numpy.nout
+        self.nin, self.nout = getattr(self._numpy, "nin", 1), 1  # three of them are no ufuncs in NumPy
         self.__name__ = self.name = f"cupy_{self._numpy.__name__}"
 
     def __call__(self, *args, out=None, dtype=None, casting="same_kind", **wrong):
@@ -89,7 +89,7 @@ class ufunc:
         for x in (*args[: self.nin], *outs):
             if not isinstance(x, ndarray) and not is_number(x) and x is not None:
                 raise TypeError(f"Unsupported type {type(x)}")
-        options = {"casting": casting, "dtype": dtype, "out": outs[0]}
+        options = {"casting": None if casting == "same_kind" else casting, "dtype": dtype, "out": outs[0]}
         return run(self._numpy, args[: self.nin], {key: value for key, value in options.items() if value is not None})
 
     def at(self, a, indices, b=None):

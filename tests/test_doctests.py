@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import doctest
 import importlib
 import pkgutil
@@ -22,13 +23,15 @@ MODULES = [minidl] + [
 def examples():
     """Return the docstrings with examples; these may use `md`, `np` and the public names without importing them."""
     public = {name: getattr(minidl, name) for name in minidl.__all__}
+    no_builtins = {name: value for name, value in public.items() if not hasattr(builtins, name)}  # sum is Python's
     found = {}
     for module in reversed(MODULES):  # a part before the package that offers its names again
-        names = {"md": minidl, "np": np, **public, **vars(module)}
+        names = {"md": minidl, "np": np, **no_builtins, **vars(module)}
         for test in doctest.DocTestFinder().find(module, globs=names):
             found[test.name] = test
         for name, value in vars(module).items():  # the finder looks at functions and classes only
             if isinstance(value, Op) and value.__doc__:
+                names = {**names, **public}
                 test = doctest.DocTestParser().get_doctest(value.__doc__, names, f"op.{name}", module.__file__, 0)
                 found.setdefault(id(value), test)
     return sorted((test for test in found.values() if test.examples), key=lambda test: test.name)

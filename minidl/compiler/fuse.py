@@ -104,6 +104,7 @@ class Places(NamedTuple):
     scratch: list[str]  # buffers of one block, for values that live within a pass
     masks: list[str]  # the same for truth values
     spills: list[str]  # arrays of full size, for values that a later pass reads
+    mask_spills: list[str]  # the same for truth values
 
 
 def place(code: list[Value], old: Mapping[str, Value], new: Mapping[str, Value]) -> Places:
@@ -120,15 +121,17 @@ def place(code: list[Value], old: Mapping[str, Value], new: Mapping[str, Value])
     target = {value: name for name, value in new.items()}
     crossing = {x for value in code for x in value.inputs if x.stage < value.stage and value.op not in MEASURES}
     crossing |= {value for value in new.values() if value.stage < code[-1].stage}
-    places = Places({value: name for name, value in old.items()}, [], [], [])
+    places = Places({value: name for name, value in old.items()}, [], [], [], [])
+    pools = {("array", False): places.scratch, ("mask", False): places.masks}
+    pools |= {("array", True): places.spills, ("mask", True): places.mask_spills}
+    letters = {("array", False): "r", ("mask", False): "k", ("array", True): "u", ("mask", True): "h"}
     tenant = dict(old)  # place -> the value in it now
 
     for i, value in enumerate(code):
         if value.kind not in ARRAYS:
             continue
-        pool, letter = (places.masks, "k") if value.kind == "mask" else (places.scratch, "r")
-        if value in crossing:
-            pool, letter = places.spills, "u"
+        need = (value.kind, value in crossing)
+        pool = pools[need]
         # An array must be free again when its own new value is due.
         states = [name for name in due if last[value] <= due[name] and value.kind == "array"]
         # where(c, x, y) is written as y first, then x over it where c holds: y must not overwrite x.
@@ -138,7 +141,7 @@ def place(code: list[Value], old: Mapping[str, Value], new: Mapping[str, Value])
         free = (p for p in wanted if p and (p not in tenant or (last[tenant[p]] <= i and tenant[p] is not keep)))
         home = next(free, None)
         if home is None:
-            home = _fresh(letter, old, pool)
+            home = _fresh(letters[need], old, pool)
             pool.append(home)
         places.home[value] = home
         tenant[home] = value
@@ -176,8 +179,8 @@ class Program:
         self.places = place(code, old, new)
         self.operations = sum(value.kind in ARRAYS for value in code)
         self.measures = any(value.op in MEASURES for value in code)
-        scratch = (*self.places.scratch, *self.places.masks)
-        self.columns = (*self.arrays, *self.places.spills, *scratch, *(["n"] if self.measures else []))
+        _, scratch, masks, spills, mask_spills = self.places
+        self.columns = (*self.arrays, *spills, *mask_spills, *scratch, *masks, *["n"] * self.measures)
         self.source = _Writer(self, code, new).source()
         self._functions: dict[Any, Callable[..., Any]] = {}
 
@@ -212,10 +215,10 @@ class _Writer:
         p = self.program
         self.lines = [f"def {p.name}({', '.join(['blocks', 'typed', *p.numbers, *['zeros'] * p.measures])}):"]
         self._numbers()
-        passes = sorted({value.stage for value in self.code if value.kind != "number"})
-        for stage in passes:
+        passes = max((value.stage + 1 for value in self.code if value.kind in ARRAYS), default=0)
+        for stage in range(passes):
             self._measures(stage)
-            self._pass(stage, last=stage == passes[-1])
+            self._pass(stage, last=stage == passes - 1)
         return "\n".join(self.lines + ["    pass"] * (not passes))
 
     def _numbers(self) -> None:

@@ -56,7 +56,7 @@ def _check_inputs(arrays: list) -> None:
     for a in floating:
         if a.dtype != np.float64:
             raise ValueError(f"check_grad: needs float64 inputs, got {a.dtype}: differences would be rounding noise")
-        if any(s == 0 and n > 1 for s, n in zip(a.strides, a.shape, strict=True)):
+        if a.size and any(s == 0 and n > 1 for s, n in zip(a.strides, a.shape, strict=True)):
             raise ValueError(
                 f"check_grad: an input of shape {a.shape} repeats elements in memory (strides {a.strides}); copy it"
             )

@@ -7,13 +7,14 @@ gradient, how it converts, copies and prints, and which in-place writes are allo
 from __future__ import annotations
 
 import gc
+import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import backend
-from .backend import Array, array_module, as_array, device_of, to_device, to_numpy
+from .backend import Array, as_array, device_of, to_device, to_numpy
 from .node import Leaf, Node, leaf, mode, stamp
 
 # What numpy.f(tensor) runs: NumPy's function or ufunc -> ours. Filled by minidl.ops.
@@ -166,8 +167,14 @@ class Tensor:
 
     def item(self) -> bool | int | float:
         """Return the single element as a Python number; ValueError if there is not exactly one."""
+        return self._single("item")
+
+    def _single(self, who: str) -> bool | int | float:
         if self.array.size != 1:
-            raise ValueError(f"item: needs exactly one element, got {self.size} (shape {self.shape})")
+            hint = "; its truth value is ambiguous, use any() or all()" if who == "bool" else ""
+            raise ValueError(
+                f"{who}: needs a tensor of exactly one element, got {self.size} (shape {self.shape}){hint}"
+            )
         return backend.scalar(self.array)
 
     def tolist(self) -> Any:
@@ -203,22 +210,13 @@ class Tensor:
     def __int__(self) -> int:
         return int(self._single("int"))
 
+    def __bool__(self) -> bool:
+        return bool(self._single("bool"))
+
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
             raise TypeError(f"index: needs a 0-d integer tensor, got shape {self.shape} of {self.dtype}")
-        return int(backend.scalar(self.array))
-
-    def __bool__(self) -> bool:
-        if self.array.size != 1:
-            raise ValueError(
-                f"bool: the truth value of a tensor with {self.size} elements is ambiguous; use any() or all()"
-            )
-        return bool(backend.scalar(self.array))
-
-    def _single(self, who: str) -> bool | int | float:
-        if self.array.size != 1:
-            raise ValueError(f"{who}: needs exactly one element, got {self.size} (shape {self.shape})")
-        return backend.scalar(self.array)
+        return int(self._single("index"))
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -303,24 +301,22 @@ class Tensor:
         return value
 
     def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
-        return self._assign(lambda: self.array + self._own(other))
+        return self._assign(operator.add, other)
 
     def __isub__(self, other: Any) -> Any:  # type: ignore[misc]
-        return self._assign(lambda: self.array - self._own(other))
+        return self._assign(operator.sub, other)
 
     def __imul__(self, other: Any) -> Any:  # type: ignore[misc]
-        return self._assign(lambda: self.array * self._own(other))
+        return self._assign(operator.mul, other)
 
     def __itruediv__(self, other: Any) -> Any:  # type: ignore[misc]
-        return self._assign(lambda: self.array / self._own(other))
+        return self._assign(operator.truediv, other)
 
-    def _assign(self, compute: Callable[[], Array]) -> Any:
+    def _assign(self, compute: Callable[[Any, Any], Any], other: Any) -> Any:
         """Make `p -= lr * p.grad` under no_grad() update the parameter itself; elsewhere `t += 1` rebinds the name."""
         if mode.record or type(self.node) is not Leaf:
             return NotImplemented
-        self.array[...] = compute()
-        stamp(self.array)
-        return self
+        return self.copy_(compute(self.array, self._own(other)))
 
 
 TENSORS.add(Tensor)
@@ -334,29 +330,6 @@ def wrap(array: Array, node: Node | None = None, cls: type = Tensor) -> Any:
     t.node = node
     t._grad = None
     return t
-
-
-def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Make a Tensor of numbers, nested lists or an array, copying it. See `Tensor` for the rules.
-
-    >>> tensor([[1, 2], [3, 4]]).dtype, tensor([0.5]).dtype, tensor(np.zeros(2)).dtype
-    (dtype('int64'), dtype('float32'), dtype('float64'))
-    """
-    return Tensor(data, dtype, device, requires_grad)
-
-
-def from_dlpack(x: Any) -> Tensor:
-    """Make a Tensor that shares the memory of another library's array, through the DLPack protocol.
-
-    >>> a = np.arange(3.0)
-    >>> t = from_dlpack(a)
-    >>> a[0] = 5.0
-    >>> t.tolist()
-    [5.0, 1.0, 2.0]
-    """
-    kind = x.__dlpack_device__()[0]
-    module = np if kind in (1, 3) else backend.cuda_module()
-    return wrap(as_array(module.from_dlpack(x), who="from_dlpack"))
 
 
 class Parameter(Tensor):
@@ -407,16 +380,3 @@ def live_tensors() -> int:
     It asks the garbage collector, so that making tensors costs nothing for it.
     """
     return sum(type(o) in TENSORS for o in gc.get_objects())
-
-
-__all__ = [
-    "NUMPY_FUNCTIONS",
-    "TENSORS",
-    "Parameter",
-    "Tensor",
-    "array_module",
-    "from_dlpack",
-    "live_tensors",
-    "tensor",
-    "wrap",
-]

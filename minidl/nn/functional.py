@@ -31,9 +31,12 @@ def check_alike(who: str, input: Any, target: Any) -> None:
         if not hasattr(x, "dtype"):
             raise TypeError(f"{who}: {name} must be a Tensor or an array, got {type(x).__name__}")
     if input.shape != target.shape:
-        raise ValueError(f"{who}: input {input.shape} and target {target.shape} must have the same shape; reshape one of them")
+        raise ValueError(
+            f"{who}: input {input.shape} and target {target.shape} must have one shape; reshape one of them"
+        )
     if input.dtype != target.dtype:
-        raise TypeError(f"{who}: input is {input.dtype} and target {target.dtype}; use target.astype({str(input.dtype)!r})")
+        mine = str(input.dtype)
+        raise TypeError(f"{who}: input is {mine} and target {target.dtype}; use target.astype({mine!r})")
 
 
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
@@ -52,6 +55,6 @@ def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 __all__ = [
-    "batch_norm", "batch_norm_train", "cross_entropy", "dropout", "linear", "log_softmax", "mse_loss", "relu", "sigmoid",
-    "softmax", "tanh",
+    "batch_norm", "batch_norm_train", "cross_entropy", "dropout", "linear", "log_softmax", "mse_loss", "relu",
+    "sigmoid", "softmax", "tanh",
 ]  # fmt: skip

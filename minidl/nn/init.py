@@ -1,7 +1,7 @@
 """Initialisation in place: `init.xavier_uniform_(layer.weight)`. Names, arguments and formulas are PyTorch's.
 
-Numbers are drawn on the host, in float64 and from the library's own stream (`manual_seed`), then rounded to the tensor's
-dtype: the same seed gives the same parameters on every device. Nothing is recorded; every function returns its tensor.
+Numbers are drawn on the host, in float64 and from the library's own stream (`manual_seed`), then rounded to the dtype:
+the same seed gives the same parameters on every device. Nothing is recorded; every function returns its tensor.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import on_device, to_device
-from ..engine.node import stamp
-from ..random import generator
+from ..engine.backend import to_device
 from ..engine.tensor import Tensor
+from ..random import generator
+from .state import write
 
 
 def _fill(tensor: Tensor, values: Any, who: str) -> Tensor:
@@ -23,9 +23,7 @@ def _fill(tensor: Tensor, values: Any, who: str) -> Tensor:
         raise TypeError(f"{who}: needs a floating Tensor to write into, got {got}")
     if isinstance(values, np.ndarray):
         values = to_device(values.astype(tensor.dtype), tensor.device)
-    with on_device(tensor.device)[1]:
-        tensor.array[...] = values
-    stamp(tensor.array)
+    write(tensor, values)
     return tensor
 
 
@@ -33,9 +31,9 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Draw from the uniform distribution on [a, b): mean (a + b)/2, variance (b - a)^2/12.
 
     >>> manual_seed(0)
-    >>> x = uniform_(zeros(10000), -3.0, 3.0)
+    >>> x = uniform_(zeros(10000), 0.0, 6.0)
     >>> round(x.mean().item(), 1), round(x.var().item(), 1)
-    (0.0, 3.0)
+    (3.0, 3.0)
     """
     if not (math.isfinite(a) and math.isfinite(b) and a <= b):
         raise ValueError(f"uniform_: needs finite a <= b, got a={a}, b={b}")
@@ -87,14 +85,15 @@ def fans(tensor: Tensor) -> tuple[int, int]:
     return tensor.shape[1] * field, tensor.shape[0] * field
 
 
-_GAINS = {"linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
+_GAINS = dict.fromkeys(("linear", "conv1d", "conv2d", "sigmoid"), 1.0)
+_GAINS |= {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """Return by how much weights before a nonlinearity must be larger to keep the variance of the signal.
 
-    linear, conv1d, conv2d and sigmoid 1, tanh 5/3, relu sqrt 2, leaky_relu sqrt(2 / (1 + param^2)) with param 0.01 unless
-    given, selu 3/4 (the values of PyTorch's torch.nn.init).
+    linear, conv1d, conv2d and sigmoid 1, tanh 5/3, relu sqrt 2, selu 3/4, leaky_relu sqrt(2 / (1 + param^2)) with param
+    0.01 unless given (the values of PyTorch's torch.nn.init).
 
     >>> calculate_gain("leaky_relu", 1.0)
     1.0
@@ -102,7 +101,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in _GAINS:
-        raise ValueError(f"calculate_gain: nonlinearity must be one of {', '.join([*_GAINS, 'leaky_relu'])}, got {nonlinearity!r}")
+        known = ", ".join([*_GAINS, "leaky_relu"])
+        raise ValueError(f"calculate_gain: nonlinearity must be one of {known}, got {nonlinearity!r}")
     return _GAINS[nonlinearity]
 
 
@@ -113,25 +113,27 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     >>> round(xavier_uniform_(zeros(300, 300)).max().item(), 2)
     0.1
     """
-    bound = gain * math.sqrt(6 / sum(fans(tensor)))
+    bound = gain * math.sqrt(6 / max(sum(fans(tensor)), 1))
     return uniform_(tensor, -bound, bound)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Draw from N(0, s^2), s = gain sqrt(2 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 12)."""
-    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))))
+    return normal_(tensor, 0.0, gain * math.sqrt(2 / max(sum(fans(tensor)), 1)))
 
 
 def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"kaiming: mode must be 'fan_in' or 'fan_out', got {mode!r}")
-    return calculate_gain(nonlinearity, a) / math.sqrt(fans(tensor)[mode == "fan_out"])
+    fan = fans(tensor)[mode == "fan_out"]
+    return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))  # without a fan there is nothing to draw
 
 
 def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Tensor:
-    """Draw from U(-b, b), b = gain sqrt(3 / fan), for layers before a rectifier (He et al. 2015, arXiv:1502.01852, eq. 14).
+    """Draw from U(-b, b), b = gain sqrt(3 / fan), for layers before a rectifier.
 
-    a: the negative slope of leaky_relu; mode: "fan_in" keeps the variance forward, "fan_out" backward.
+    a: the negative slope of leaky_relu; mode: "fan_in" keeps the variance forward, "fan_out" backward (He et al. 2015,
+    arXiv:1502.01852, eq. 14).
 
     >>> manual_seed(0)
     >>> round(kaiming_uniform_(zeros(300, 600)).max().item(), 2)

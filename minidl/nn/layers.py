@@ -32,7 +32,7 @@ def new_parameter(shape: tuple[int, ...], device: str | None = None, dtype: Any 
 
 
 def size(who: str, **named: Any) -> int:
-    """Return a size given by name, such as in_features=3; ValueError naming it unless it is an integer of at least 1."""
+    """Return a size given by name, such as in_features=3; ValueError naming it unless it is an integer >= 1."""
     ((name, value),) = named.items()
     try:
         number = operator.index(value)
@@ -52,12 +52,14 @@ class Linear(Module):
     In memory the weight lies (in, out), the order in which x W' reads it (measured: 75 against 111 us for 784 -> 128 at
     batch 32).
 
-    >>> layer = Linear(3, 2)
+    >>> layer = nn.Linear(3, 2)
     >>> layer.weight.shape, layer(ones(5, 3)).shape
     ((2, 3), (5, 2))
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: str | None = None, dtype: Any = None):
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: str | None = None, dtype: Any = None
+    ):
         self.in_features = size("Linear", in_features=in_features)
         self.out_features = size("Linear", out_features=out_features)
         self.weight = new_parameter((self.out_features, self.in_features), device, dtype, order="F")
@@ -82,9 +84,10 @@ class Linear(Module):
         """Say what does not fit in terms of the layer; other errors pass as they are."""
         shape, dtype, mine = np.shape(getattr(x, "array", x)), getattr(x, "dtype", None), self.weight.dtype
         if shape[-1:] != (self.in_features,):
-            return ValueError(f"{self.title()}: expected {self.in_features} input features (the last axis), got shape {shape}")
+            rule = f"expected {self.in_features} input features (the last axis)"
+            return ValueError(f"{self._title()}: {rule}, got shape {shape}")
         if dtype is not None and dtype != mine:
-            return TypeError(f"{self.title()}: the input is {dtype} and the weight {mine}; use x.astype({str(mine)!r}) or layer.to(dtype)")
+            return TypeError(f"{self._title()}: {dtypes_differ(dtype, mine)}")
         return error
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -97,13 +100,23 @@ class Linear(Module):
                 self.weight.array = xp.asfortranarray(array)
 
     def extra_repr(self) -> str:
+        """Return the settings."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def dtypes_differ(x: Any, layer: Any) -> str:
+    """Return the text of an error about two dtypes.
+
+    >>> dtypes_differ("float64", "float32")
+    "the input is float64 and the layer float32; use x.astype('float32'), or .to('float64') on the layer"
+    """
+    return f"the input is {x} and the layer {layer}; use x.astype({str(layer)!r}), or .to({str(x)!r}) on the layer"
 
 
 class Identity(Module):
     """Return the input: a place holder in networks that are put together by a program.
 
-    >>> Identity()(3)
+    >>> nn.Identity()(3)
     3
     """
 
@@ -115,7 +128,7 @@ class Identity(Module):
 class Flatten(Module):
     """Make one axis of the axes start_dim to end_dim (included): by default, one row of numbers for each sample.
 
-    >>> Flatten()(zeros(5, 28, 28)).shape, Flatten(0, 1)(zeros(5, 2, 3)).shape
+    >>> nn.Flatten()(zeros(5, 28, 28)).shape, nn.Flatten(0, 1)(zeros(5, 2, 3)).shape
     ((5, 784), (10, 3))
     """
 
@@ -126,19 +139,20 @@ class Flatten(Module):
     def forward(self, x: Any) -> Any:
         """Reshape x."""
         shape = tuple(x.shape)
-        first, last = (normalize_axis_index(d, len(shape), self.title()) for d in (self.start_dim, self.end_dim))
+        first, last = (normalize_axis_index(d, len(shape), self._title()) for d in (self.start_dim, self.end_dim))
         if first > last:
-            raise ValueError(f"{self.title()}: start_dim must not come after end_dim, as it does for shape {shape}")
+            raise ValueError(f"{self._title()}: start_dim must not come after end_dim, as it does for shape {shape}")
         return reshape(x, shape=(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
 
     def extra_repr(self) -> str:
+        """Return the settings."""
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
 class ReLU(Module):
     """Rectifier max(x, 0), elementwise; its derivative at 0 is 0.
 
-    >>> ReLU()(tensor([-1.0, 2.0]))
+    >>> nn.ReLU()(tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
 
@@ -150,7 +164,7 @@ class ReLU(Module):
 class Tanh(Module):
     """Hyperbolic tangent, elementwise.
 
-    >>> Tanh()(tensor([0.0, 100.0]))
+    >>> nn.Tanh()(tensor([0.0, 100.0]))
     tensor([0., 1.])
     """
 
@@ -162,7 +176,7 @@ class Tanh(Module):
 class Sigmoid(Module):
     """Logistic function 1 / (1 + e^-x), elementwise.
 
-    >>> Sigmoid()(tensor([0.0, 1000.0]))
+    >>> nn.Sigmoid()(tensor([0.0, 1000.0]))
     tensor([0.5, 1. ])
     """
 
@@ -171,28 +185,33 @@ class Sigmoid(Module):
         return F.sigmoid(x)
 
 
-class Softmax(Module):
-    """Probabilities e^x_i / sum_j e^x_j along the axis `dim`. (PyTorch's default, to guess the axis, is not offered.)
-
-    >>> Softmax()(tensor([[0.0, 0.0]]))
-    tensor([[0.5, 0.5]])
-    """
+class _Along(Module):
+    """A function along one axis, `dim`. (PyTorch's default, to guess the axis, is not offered.)."""
 
     def __init__(self, dim: int = -1):
         self.dim = operator.index(dim)
+
+    def extra_repr(self) -> str:
+        """Return the settings."""
+        return f"dim={self.dim}"
+
+
+class Softmax(_Along):
+    """Probabilities e^x_i / sum_j e^x_j along the axis `dim`, the last one by default.
+
+    >>> nn.Softmax()(tensor([[0.0, 0.0]]))
+    tensor([[0.5, 0.5]])
+    """
 
     def forward(self, x: Any) -> Any:
         """Turn scores into probabilities."""
         return F.softmax(x, axis=self.dim)
 
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
 
-
-class LogSoftmax(Softmax):
+class LogSoftmax(_Along):
     """Log-probabilities x_i - log sum_j e^x_j along the axis `dim`, finite where log(softmax(x)) is -inf.
 
-    >>> LogSoftmax()(tensor([[0.0, 1e4]]))
+    >>> nn.LogSoftmax()(tensor([[0.0, 1e4]]))
     tensor([[-10000.,      0.]])
     """
 
@@ -202,12 +221,12 @@ class LogSoftmax(Softmax):
 
 
 class Dropout(Module):
-    """In training, set each element to 0 with probability p and scale the others by 1 / (1 - p); else return the input.
+    """In training, set each element to 0 with probability p and scale the others by 1 / (1 - p); else pass x on.
 
-    The masks come from the library's random stream (`manual_seed`). ValueError unless 0 <= p <= 1 (Srivastava et al. 2014,
-    JMLR 15).
+    The masks come from the library's random stream (`manual_seed`). ValueError unless 0 <= p <= 1 (Srivastava et al.
+    2014, JMLR 15).
 
-    >>> Dropout(0.5).eval()(tensor([1.0, 2.0])), Dropout(1.0)(tensor([1.0, 2.0]))
+    >>> nn.Dropout(0.5).eval()(tensor([1.0, 2.0])), nn.Dropout(1.0)(tensor([1.0, 2.0]))
     (tensor([1., 2.]), tensor([0., 0.]))
     """
 
@@ -221,4 +240,5 @@ class Dropout(Module):
         return F.dropout(x, self.p, self.training)
 
     def extra_repr(self) -> str:
+        """Return the settings."""
         return f"p={self.p}"

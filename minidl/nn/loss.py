@@ -13,6 +13,7 @@ class _Loss(Module):
         self.reduction = check_reduction(type(self).__name__, reduction)
 
     def extra_repr(self) -> str:
+        """Return the settings."""
         return f"reduction={self.reduction!r}"
 
 
@@ -22,7 +23,7 @@ class CrossEntropyLoss(_Loss):
     Shapes: input (n, c, ...) or (c,), target (n, ...) or () of integers in [0, c). See `functional.cross_entropy` for
     what raises.
 
-    >>> CrossEntropyLoss()(tensor([[0.0, 0.0]]), tensor([1]))
+    >>> nn.CrossEntropyLoss()(tensor([[0.0, 0.0]]), tensor([1]))
     tensor(0.6931472)
     """
 
@@ -34,7 +35,7 @@ class CrossEntropyLoss(_Loss):
 class MSELoss(_Loss):
     """Squared error (input - target)^2. Shapes and dtypes must be equal: nothing is broadcast.
 
-    >>> MSELoss(reduction="sum")(tensor([1.0, 2.0]), tensor([1.0, 5.0]))
+    >>> nn.MSELoss(reduction="sum")(tensor([1.0, 2.0]), tensor([1.0, 5.0]))
     tensor(9.)
     """
 

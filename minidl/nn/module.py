@@ -14,17 +14,19 @@ from typing import Any, TypeVar
 from ..engine.hooks import Handle
 from ..engine.modes import no_grad
 from ..engine.tensor import Parameter, Tensor
-from . import state
+from . import state, tree
 from .state import IncompatibleKeys
 
 Self = TypeVar("Self", bound="Module")
+Named = Iterator[tuple[str, Any]]
 
 
 class Parameters(list[Parameter]):
     """The parameters of a module: a list that carries their `names`, by which an optimizer keeps its state.
 
-    >>> Linear(2, 3).parameters().names
-    ['weight', 'bias']
+    >>> layer = nn.Sequential(nn.Linear(2, 3))
+    >>> layer.parameters().names, layer.parameters()[1:].names
+    (['0.weight', '0.bias'], ['0.bias'])
     """
 
     names: list[str]
@@ -42,14 +44,14 @@ class Parameters(list[Parameter]):
 class Module:
     """The base of all layers and networks: assign parameters and modules as attributes and define `forward`.
 
-    Lists, tuples and dictionaries of parameters or modules are looked into; "blocks.0.weight" is the weight of the first
-    module in the list `blocks`. A set is refused: it has no fixed order. A Tensor that is not a Parameter is neither
-    trained nor saved, unless `register_buffer` names it. A parameter with two names (tied weights) counts once, under
-    the first one.
+    Lists, tuples and dictionaries of parameters or modules are looked into: "blocks.0.weight" is the weight of the
+    first module in the list `blocks`. A set is refused: it has no fixed order. A Tensor that is not a Parameter is
+    neither trained nor saved, unless `register_buffer` names it. A parameter with two names (tied weights) counts once,
+    under the first one.
 
-    >>> class Scale(Module):
+    >>> class Scale(nn.Module):
     ...     def __init__(self):
-    ...         self.factors = [Parameter([2.0]), Parameter([3.0])]
+    ...         self.factors = [nn.Parameter([2.0]), nn.Parameter([3.0])]
     ...     def forward(self, x):
     ...         return x * self.factors[0] * self.factors[1]
     >>> scale = Scale()
@@ -68,6 +70,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: a module defines forward(self, ...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`, with the hooks if there are any."""
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         before, after = self._hooks
@@ -81,10 +84,10 @@ class Module:
             out = out if changed is None else changed
         return out
 
-    def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> Handle:
+    def register_forward_pre_hook(self, hook: Callable[[Any, tuple], Any]) -> Handle:
         """Call `hook(module, args)` before each forward; what it returns, if not None, replaces the arguments.
 
-        >>> layer = Identity()
+        >>> layer = nn.Identity()
         >>> handle = layer.register_forward_pre_hook(lambda module, args: args[0] * 2)
         >>> layer(tensor([1.0]))
         tensor([2.])
@@ -94,11 +97,14 @@ class Module:
         """
         return self._register(0, hook)
 
-    def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> Handle:
+    def register_forward_hook(self, hook: Callable[[Any, tuple, Any], Any]) -> Handle:
         """Call `hook(module, args, result)` after each forward; what it returns, if not None, replaces the result.
 
-        >>> seen = []
-        >>> handle = Identity().register_forward_hook(lambda module, args, out: seen.append(out))
+        >>> layer, seen = nn.Identity(), []
+        >>> handle = layer.register_forward_hook(lambda module, args, out: seen.append(out))
+        >>> _ = layer(7)
+        >>> seen
+        [7]
         """
         return self._register(1, hook)
 
@@ -130,13 +136,13 @@ class Module:
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Make `tensor` the attribute `name` and a buffer: it moves with `to` and, if persistent, is part of the state.
 
-        >>> module = Module()
+        >>> module = nn.Module()
         >>> module.register_buffer("mean", tensor([0.5]))
         >>> module.state_dict()
         {'mean': tensor([0.5])}
         """
         if isinstance(tensor, Parameter):
-            raise TypeError(f"{type(self).__name__}: buffer {name!r} must not be a Parameter, which is trained; pass .detach()")
+            raise TypeError(f"{type(self).__name__}: buffer {name!r} must not be a Parameter, which is trained")
         self._add(name, tensor, Tensor)
         self._buffers = {**self._buffers, name: bool(persistent)}
 
@@ -150,78 +156,66 @@ class Module:
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"{who}: the name of a {kind.__name__} must be a str without dots, got {name!r}")
         if not isinstance(value, (kind, type(None))):
-            hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) else ""
-            raise TypeError(f"{who}: {name!r} must be a {kind.__name__}, got {getattr(value, '__name__', type(value).__name__)}{hint}")
-        if hasattr(self, name) and not isinstance(self.__dict__.get(name, self), (kind, type(None))):
+            got = f"the class {value.__name__}; add ()" if isinstance(value, type) else type(value).__name__
+            raise TypeError(f"{who}: {name!r} must be a {kind.__name__}, got {got}")
+        if hasattr(self, name) and not isinstance(self.__dict__.get(name, ...), (kind, type(None))):
             raise ValueError(f"{who}: {name!r} is taken by an attribute or method; choose another name")
         setattr(self, name, value)
-
-    def own(self, kind: type) -> Iterator[tuple[str, Any]]:
-        """Yield (name, value) of the attributes of a kind, Parameter or Module, those in lists and dictionaries included."""
-        for name, value in tuple(self.__dict__.items()):
-            if name != "_hooks":
-                yield from _search(name, value, kind)
 
     # ---- walks ---------------------------------------------------------------------------------------------------
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Yield (name, module) of the modules directly inside, each once."""
-        seen = set()
-        for name, child in self.own(Module):
+        seen: set[int] = set()
+        for name, child in tree.own(self, Module):
             if id(child) not in seen:
                 seen.add(id(child))
                 yield name, child
 
     def children(self) -> Iterator[Module]:
-        """Yield the modules directly inside."""
+        """Yield the modules directly inside, each once."""
         return (child for _, child in self.named_children())
 
     def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
         """Yield (dotted name, module) of this module, called `prefix`, and of all inside, outer before inner.
 
-        >>> [name for name, _ in Sequential(Linear(2, 2), Sequential(ReLU())).named_modules()]
+        >>> [name for name, _ in nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU())).named_modules()]
         ['', '0', '1', '1.0']
         """
-        return _walk(self, prefix, set() if remove_duplicate else None, ())
+        return tree.walk(self, Module, prefix, remove_duplicate)
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all inside, each once."""
         return (module for _, module in self.named_modules())
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """Yield (dotted name, parameter): each module's own ones in the order of assignment, then those of its children.
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Named:
+        """Yield (dotted name, Parameter): a module's own in the order of assignment, then those of its children.
 
-        >>> [(name, p.shape) for name, p in Sequential(Linear(2, 3), Linear(3, 1, bias=False)).named_parameters()]
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
+        >>> [(name, p.shape) for name, p in model.named_parameters()]
         [('0.weight', (3, 2)), ('0.bias', (3,)), ('1.weight', (1, 3))]
         """
-        return self._named(lambda module: module.own(Parameter), prefix, recurse, remove_duplicate)
+        return self._named(lambda module: tree.own(module, Parameter), prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Parameters:
         """Return the parameters, each once, as a list that carries their `names`."""
         return Parameters(self.named_parameters(recurse=recurse))
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """Yield (dotted name, tensor) of the buffers, those that are not persistent included."""
-        return self._named(lambda module: module.own_buffers(), prefix, recurse, remove_duplicate)
+    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Named:
+        """Yield (dotted name, Tensor) of the buffers, those that are not persistent included."""
+        return self._named(tree.own_buffers, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """Yield the buffers, each once."""
         return (tensor for _, tensor in self.named_buffers(recurse=recurse))
 
-    def own_buffers(self, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, tensor) of this module's own buffers; of the persistent ones only, if asked."""
-        for name, kept in self._buffers.items():
-            tensor = self.__dict__.get(name)
-            if tensor is not None and (kept or not persistent):
-                yield name, tensor
-
-    def _named(self, find: Callable[[Module], Any], prefix: str, recurse: bool, once: bool) -> Iterator[tuple[str, Any]]:
-        seen = set()
-        for path, module in self.named_modules(prefix, remove_duplicate=once) if recurse else [(prefix, self)]:
+    def _named(self, find: Callable[[Module], Named], prefix: str, recurse: bool, once: bool) -> Named:
+        seen: set[int] = set()
+        for path, module in self.named_modules(prefix, once) if recurse else [(prefix, self)]:
             for name, tensor in find(module):
                 if not once or id(tensor) not in seen:
                     seen.add(id(tensor))
-                    yield _join(path, name), tensor
+                    yield tree.join(path, name), tensor
 
     def get_submodule(self, target: str) -> Module:
         """Return the module with a dotted name ("" is this one); AttributeError if there is none."""
@@ -230,7 +224,7 @@ class Module:
     def get_parameter(self, target: str) -> Parameter:
         """Return the parameter with a dotted name; AttributeError if there is none.
 
-        >>> Sequential(Linear(2, 3)).get_parameter("0.bias").shape
+        >>> nn.Sequential(nn.Linear(2, 3)).get_parameter("0.bias").shape
         (3,)
         """
         return self._find(target, self.named_parameters(remove_duplicate=False), "parameter")
@@ -239,18 +233,33 @@ class Module:
         """Return the buffer with a dotted name; AttributeError if there is none."""
         return self._find(target, self.named_buffers(remove_duplicate=False), "buffer")
 
-    def _find(self, target: str, named: Iterator[tuple[str, Any]], what: str) -> Any:
+    def _find(self, target: str, named: Named, what: str) -> Any:
         found = dict(named)
         if target not in found:
-            raise AttributeError(f"{type(self).__name__}: has no {what} {target!r}; there are {', '.join(filter(None, found)) or 'none'}")
+            known = ", ".join(filter(None, found)) or "none"
+            raise AttributeError(f"{type(self).__name__}: has no {what} {target!r}; there are {known}")
         return found[target]
 
     # ---- what is done to all of it -------------------------------------------------------------------------------
 
     def apply(self: Self, fn: Callable[[Module], Any]) -> Self:
-        """Call `fn(module)` on every module inside, inner before outer, and on this one; return it."""
-        for module in reversed(list(self.modules())):
+        """Call `fn(module)` on every module inside, inner before outer, and on this one, each once; return it.
+
+        >>> seen = []
+        >>> _ = nn.Sequential(nn.ReLU(), nn.Tanh()).apply(lambda module: seen.append(type(module).__name__))
+        >>> seen
+        ['ReLU', 'Tanh', 'Sequential']
+        """
+        seen: set[int] = set()
+
+        def visit(module: Module) -> None:
+            seen.add(id(module))
+            for child in module.children():
+                if id(child) not in seen:
+                    visit(child)
             fn(module)
+
+        visit(self)
         return self
 
     def train(self: Self, mode: bool = True) -> Self:
@@ -281,11 +290,11 @@ class Module:
                     p.grad = p.grad.detach().zero_()
 
     def to(self: Self, *target: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """Convert parameters, their gradients and floating buffers to a dtype, all of them to a device; return the module.
+        """Convert parameters, gradients and floating buffers to a dtype, and everything to a device; return the module.
 
         The Parameter objects stay the same, so an optimizer made before goes on. If anything raises, nothing changed.
 
-        >>> Linear(2, 3).to("float64").weight.dtype
+        >>> nn.Linear(2, 3).to("float64").weight.dtype
         dtype('float64')
         """
         for value in target:
@@ -315,11 +324,11 @@ class Module:
     # ---- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """Return copies of the parameters and persistent buffers by dotted name: training goes on without changing them.
+        """Return copies of the parameters and persistent buffers by dotted name; training goes on without them.
 
         Tied parameters appear under each of their names, as in PyTorch, and are copied once.
 
-        >>> {name: t.shape for name, t in Linear(2, 3).state_dict().items()}
+        >>> {name: t.shape for name, t in nn.Linear(2, 3).state_dict().items()}
         {'weight': (3, 2), 'bias': (3,)}
         """
         return state.save(self, prefix)
@@ -331,7 +340,7 @@ class Module:
         then nothing has changed. `strict=False` puts up with missing and unexpected names, and returns them. Of tied
         parameters one name is enough; under several they must be equal.
 
-        >>> layer = Linear(1, 1)
+        >>> layer = nn.Linear(1, 1)
         >>> layer.load_state_dict({"weight": np.ones((1, 1), "float32")}, strict=False)
         IncompatibleKeys(missing_keys=['bias'], unexpected_keys=[])
         """
@@ -340,63 +349,17 @@ class Module:
     # ---- text ----------------------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
-        """Return what stands in the parentheses of the module's text: its settings."""
+        """Return the module's settings, which stand in the parentheses of its text."""
         return ""
 
-    def title(self) -> str:
+    def _title(self) -> str:
         """Return the module in one line, without what is inside: its class and settings."""
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def __repr__(self) -> str:
-        params = self.parameters()
-        text = "\n".join(_lines(self, ()))
+        text = "\n".join(tree.lines(self, Module))
         if not any(True for _ in self.children()):
             return text
+        params = self.parameters()
         count, trained = sum(p.size for p in params), sum(p.size for p in params if p.requires_grad)
         return f"{text}  # {count:,} parameters in all" + (f", {trained:,} of them trained" if trained < count else "")
-
-
-# ---- helpers -----------------------------------------------------------------------------------------------------
-
-
-def _search(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
-    """Yield (name, x) for a value of the kind looked for, and for those inside lists, tuples and dictionaries."""
-    if isinstance(value, kind):
-        yield name, value
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _search(f"{name}.{i}", item, kind)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _search(f"{name}.{key}", item, kind)
-    elif isinstance(value, (set, frozenset)) and any(isinstance(item, (Parameter, Module)) for item in value):
-        raise TypeError(f"{name}: a set of modules or parameters has no fixed order, so it cannot be saved; use a list")
-
-
-def _walk(module: Module, prefix: str, seen: set[int] | None, path: tuple[Module, ...]) -> Iterator[tuple[str, Module]]:
-    """Yield modules with their names: each once if there is a `seen`, else under every name, circles left out."""
-    if (id(module) in seen) if seen is not None else any(module is outer for outer in path):
-        return
-    if seen is not None:
-        seen.add(id(module))
-    yield prefix, module
-    for name, child in module.own(Module):
-        yield from _walk(child, _join(prefix, name), seen, (*path, module))
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
-
-
-def _lines(module: Module, path: tuple[Module, ...]) -> list[str]:
-    """Return the lines of a module's text: its title, the shapes of its own parameters, its children indented."""
-    own = dict(module.own(Parameter))
-    note = ", ".join(f"{name} {p.shape}" for name, p in own.items())
-    note = f"  # {note}: {sum(p.size for p in own.values()):,} parameters" if own else ""
-    if any(module is outer for outer in path):
-        return [f"{type(module).__name__}(...)"]
-    inner = []
-    for name, child in module.own(Module):
-        first, *rest = _lines(child, (*path, module))
-        inner += [f"  ({name}): {first}", *(f"  {line}" for line in rest)]
-    return [module.title() + note] if not inner else [f"{module.title()[:-1]}{note}", *inner, ")"]

@@ -1,4 +1,4 @@
-"""Normalization layers. Statistics of the batch are part of the function: derivatives of every order go through them."""
+"""Normalization layers. Statistics of the batch are part of the function: every derivative goes through them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import default_device, get_default_dtype, on_device
+from ..engine.backend import default_device, device_of, get_default_dtype, on_device
 from ..engine.node import stamp
 from ..engine.op import Op
 from ..engine.tensor import Tensor, wrap
 from ..ops.network import batch_norm, batch_norm_train
 from . import init
 from .frozen import is_frozen
-from .layers import new_parameter, size
+from .layers import dtypes_differ, new_parameter, size
 from .module import Module
+from .state import write
 
 
-def _update(xp: Any, mean: Any, var: Any, running_mean: Any, running_var: Any, count: Any, *, momentum: Any, n: int) -> Any:
+def _update(
+    xp: Any, mean: Any, var: Any, running_mean: Any, running_var: Any, count: Any, *, momentum: float | None, n: int
+) -> Any:
     """Move running averages towards the statistics of a batch with n elements a channel, in place."""
     count += 1
     share = momentum if momentum is not None else 1.0 / count  # on the device: reading the count would wait for a GPU
@@ -36,6 +39,9 @@ class _BatchNorm(Module):
     """Batch normalization of x (n, c, ...) by channel; a subclass says which numbers of axes it takes."""
 
     ndims: tuple[int, ...] = ()
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -52,52 +58,43 @@ class _BatchNorm(Module):
         if not 0 <= eps < math.inf:
             raise ValueError(f"{who}: eps must be a finite number >= 0, got eps={eps!r}")
         if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"{who}: momentum must be in [0, 1], or None for the plain average, got momentum={momentum!r}")
+            raise ValueError(f"{who}: momentum must be in [0, 1], or None to average all batches, got {momentum!r}")
         self.eps, self.momentum = float(eps), momentum
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
         self.weight = new_parameter((num_features,), device, dtype) if affine else None
         self.bias = new_parameter((num_features,), device, dtype) if affine else None
-        tracked = track_running_stats
-        self.register_buffer("running_mean", self._constant(0, device, dtype) if tracked else None)
-        self.register_buffer("running_var", self._constant(1, device, dtype) if tracked else None)
-        self.register_buffer("num_batches_tracked", self._constant(0, device, np.int64, ()) if tracked else None)
+        for name, kind in (("running_mean", dtype), ("running_var", dtype), ("num_batches_tracked", np.int64)):
+            shape = () if name == "num_batches_tracked" else (num_features,)
+            self.register_buffer(name, _full(shape, 0, device, kind) if track_running_stats else None)
         self.reset_parameters()
-
-    def _constant(self, value: float, device: str | None, dtype: Any, shape: tuple[int, ...] | None = None) -> Tensor:
-        xp, place = on_device(device or default_device())
-        with place:
-            t: Tensor = wrap(xp.full((self.num_features,) if shape is None else shape, value, dtype or get_default_dtype()))
-        return t
 
     def reset_parameters(self) -> None:
         """Set weight to 1 and bias to 0, and forget the running averages."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        for p, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if p is not None:
+                init.constant_(p, value)
         self.reset_running_stats()
 
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the count of batches to 0."""
-        if self.running_mean is not None:
-            for tensor, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
-                tensor.array[...] = value
-                stamp(tensor.array)
+        for t, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
+            if t is not None:
+                write(t, value)
 
     def forward(self, x: Any) -> Any:
         """Normalize by the batch in training, by the running averages (if there are any) in evaluation."""
         self._check(x)
-        weight, bias = self.weight, self.bias
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
         if weight is None:
-            device = wrap(getattr(x, "array", x)).device
-            weight, bias = self._constant(1, device, x.dtype), self._constant(0, device, x.dtype)
+            device = device_of(getattr(x, "array", x))
+            weight, bias = (_full((self.num_features,), value, device, x.dtype) for value in (1, 0))
         if not self.training and self.running_mean is not None:
             return batch_norm(x, self.running_mean, self.running_var, weight, bias, self.eps)
         n = x.size // self.num_features
         if n < 2:
-            raise ValueError(
-                f"{self.title()}: expected more than 1 value per channel when training, got {n} (shape {tuple(x.shape)}); "
-                "a batch of one needs eval()"
-            )
+            rule = "expected more than 1 value per channel when training"
+            raise ValueError(f"{self._title()}: {rule}, got {n} (shape {tuple(x.shape)}); a batch of one needs eval()")
         out, mean, var = batch_norm_train(x, weight, bias, eps=self.eps)
         if self.training and self.running_mean is not None and not is_frozen():
             averages = (self.running_mean, self.running_var, self.num_batches_tracked)
@@ -107,22 +104,29 @@ class _BatchNorm(Module):
     def _check(self, x: Any) -> None:
         shape = getattr(x, "shape", None)
         if shape is None:
-            raise TypeError(f"{self.title()}: needs a Tensor or an array, got {type(x).__name__}")
-        if len(shape) not in self.ndims:
+            raise TypeError(f"{self._title()}: needs a Tensor or an array, got {type(x).__name__}")
+        if len(shape) not in self.ndims or shape[1] != self.num_features:
             axes = " or ".join(map(str, self.ndims))
-            raise ValueError(f"{self.title()}: expected {axes} axes (n, c, ...), got shape {tuple(shape)}")
-        if shape[1] != self.num_features:
-            raise ValueError(f"{self.title()}: expected {self.num_features} channels (axis 1), got {shape[1]} (shape {tuple(shape)})")
+            rule = f"expected {axes} axes with {self.num_features} channels on axis 1"
+            raise ValueError(f"{self._title()}: {rule}, got shape {tuple(shape)}")
         like = self.weight if self.weight is not None else self.running_mean
         if x.dtype.kind != "f" or (like is not None and x.dtype != like.dtype):
-            mine = get_default_dtype() if like is None else like.dtype
-            raise TypeError(f"{self.title()}: the input is {x.dtype} and the layer {mine}; use x.astype({str(mine)!r}) or layer.to(dtype)")
+            raise TypeError(
+                f"{self._title()}: {dtypes_differ(x.dtype, get_default_dtype() if like is None else like.dtype)}"
+            )
 
     def extra_repr(self) -> str:
+        """Return the settings."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
         )
+
+
+def _full(shape: tuple[int, ...], value: float, device: str | None, dtype: Any) -> Tensor:
+    xp, place = on_device(device or default_device())
+    with place:
+        return wrap(xp.full(shape, value, dtype or get_default_dtype()))
 
 
 class BatchNorm1d(_BatchNorm):
@@ -134,7 +138,7 @@ class BatchNorm1d(_BatchNorm):
     averages take their place. ValueError in training with a single value per channel, whose variance would be 0
     (Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1 and 2; defaults as in PyTorch).
 
-    >>> layer = BatchNorm1d(1)
+    >>> layer = nn.BatchNorm1d(1, affine=False)
     >>> layer(tensor([[1.0], [3.0]])).numpy().round(4).tolist(), layer.running_var.tolist()
     ([[-1.0], [1.0]], [1.100000023841858])
     """

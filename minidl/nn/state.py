@@ -10,6 +10,7 @@ import numpy as np
 from ..engine.backend import Array, Device, array_module, device_of, is_array, on_device, to_device
 from ..engine.node import stamp, storage
 from ..engine.tensor import Parameter, Tensor, wrap
+from .tree import join, own, own_buffers
 
 if TYPE_CHECKING:
     from .module import Module
@@ -23,16 +24,16 @@ class IncompatibleKeys(NamedTuple):
 
 
 def entries(module: Module, prefix: str = "") -> dict[str, Tensor]:
-    """Return the tensors that make up the state, under every name: a module's own parameters, its buffers, its children.
+    """Return the tensors of the state under every name: a module's own parameters, its buffers, then its children's.
 
     ValueError if two tensors have one name, as {1: a, "1": b} would give them.
     """
     found: dict[str, Tensor] = {}
     for path, inner in module.named_modules(prefix, remove_duplicate=False):
-        for name, tensor in (*inner.own(Parameter), *inner.own_buffers(persistent=True)):
-            key = f"{path}.{name}" if path else name
+        for name, tensor in (*own(inner, Parameter), *own_buffers(inner, persistent=True)):
+            key = join(path, name)
             if found.setdefault(key, tensor) is not tensor:
-                raise ValueError(f"{type(module).__name__}: two tensors of the state are called {key!r}; rename one of them")
+                raise ValueError(f"{type(module).__name__}: two tensors of the state are called {key!r}; rename one")
     return found
 
 
@@ -48,7 +49,7 @@ def save(module: Module, prefix: str) -> dict[str, Tensor]:
 
 
 def load(module: Module, given: Mapping[str, Any], strict: bool) -> IncompatibleKeys:
-    """Check everything, then bring every value to its device, then write: nothing can fail once writing has begun."""
+    """Check everything, then bring every value to its device, then write: nothing fails once writing has begun."""
     who = f"{type(module).__name__}.load_state_dict"
     if not isinstance(given, Mapping):
         raise TypeError(f"{who}: needs a mapping of names to tensors, got {type(given).__name__}")
@@ -88,8 +89,9 @@ def _contradiction(name: str, x: Any, other: tuple[str, Tensor, Array] | None) -
     """Return a complaint if a tied tensor is given different values under two names."""
     if other is None or x is other[2] or not is_array(other[2]):
         return None
-    here = to_device(other[2], device_of(x))
-    equal = here.shape == x.shape and bool(((here == x) | ((here != here) & (x != x))).all())
+    before = to_device(other[2], device_of(x))
+    with on_device(device_of(x))[1]:
+        equal = before.shape == x.shape and bool(((before == x) | ((before != before) & (x != x))).all())
     return None if equal else f"{name} and {other[0]} are one parameter of the module (tied) and differ in the state"
 
 
@@ -98,22 +100,28 @@ def _write(pairs: Sequence[tuple[Tensor, Array]]) -> None:
     # A state may hold the module's own arrays in other places, to exchange two layers: those are copied first.
     ready = [(t, to_device(x.copy() if id(storage(x)) in owned else x, t.device)) for t, x in pairs]
     for t, x in ready:
-        with on_device(t.device)[1]:
-            t.array[...] = x
-        stamp(t.array)
+        write(t, x)
+
+
+def write(t: Tensor, values: Any) -> None:
+    """Overwrite a tensor with a number or an array on its device, whether or not operations are recorded."""
+    with on_device(t.device)[1]:
+        t.array[...] = values
+    stamp(t.array)
 
 
 def convert(who: str, tensors: Sequence[Tensor], device: str | None, dtype: Any) -> None:
     """Convert floating tensors to a dtype and all of them to a device, with their gradients; all or nothing."""
     kind = None if dtype is None else np.dtype(dtype)
-    if kind is not None and kind.kind != "f":
-        raise TypeError(f"{who}.to: parameters need a floating dtype, got {kind}")
+    if kind is not None and (kind.kind != "f" or kind.itemsize > 8):
+        raise TypeError(f"{who}.to: parameters need a floating dtype of at most 64 bits, got {kind}")
     place = None if device is None else str(Device(device))
     new = [_converted(t.array, place, kind) for t in tensors]
-    grads = [None if t.grad is None else _converted(t.grad.array, place, kind) for t in tensors]
+    grads = [None if t.grad is None else wrap(_converted(t.grad.array, place, kind)) for t in tensors]
     for t, array, grad in zip(tensors, new, grads, strict=True):
         if array is not t.array:
-            t.data = array
+            with Device(device_of(array)):  # not the default device: the array is where it belongs
+                t.data = array
             t.grad = grad
 
 
@@ -124,7 +132,12 @@ def _converted(x: Array, device: str | None, dtype: np.dtype | None) -> Array:
             y = x.astype(dtype)
     if device is not None:
         y = to_device(y, device)
-    if x.flags.f_contiguous and not y.flags.f_contiguous:  # a copy from a GPU arrives in C order
-        with on_device(device_of(y))[1]:
-            y = array_module(y).asfortranarray(y)
-    return y
+    return y if y is x else in_order_of(x, y)
+
+
+def in_order_of(x: Array, y: Array) -> Array:
+    """Return y in Fortran order if x is: a copy from a GPU, for one, arrives in C order."""
+    if not x.flags.f_contiguous or y.flags.f_contiguous:
+        return y
+    with on_device(device_of(y))[1]:
+        return array_module(y).asfortranarray(y)

@@ -158,7 +158,8 @@ class Segment:
         lengths += [cut.stop - cut.start for _, cuts in large for cut in cuts]
         longest = max(lengths, default=0)
         places = program.places
-        flats = [self.flats[name] for name in program.arrays[2:]] + [self._new() for _ in places.spills]
+        flats = [self.flats[name] for name in program.arrays[2:]]
+        flats += [self._new() for _ in places.spills] + [self._new(dtype=np.bool_) for _ in places.mask_spills]
         scratch = [self._new(longest) for _ in places.scratch] + [self._new(longest, np.bool_) for _ in places.masks]
         theta, gradient = self._new(longest), self._new(longest)
 

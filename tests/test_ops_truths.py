@@ -1,0 +1,576 @@
+"""What is special about single operations: ties, zeros, infinities, dtypes, and the errors that NumPy would not give."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import battery
+import minidl as md
+
+INF, NAN = float("inf"), float("nan")
+
+
+def leaf(data, dtype="float64"):
+    return md.tensor(data, dtype=dtype, requires_grad=True)
+
+
+def derivative(f, *xs, order=1):
+    """Return the derivatives of sum(f(x)) by the first x, of the given order, as a list."""
+    (x, *_), y = xs, f(*xs)
+    for k in range(order):
+        (y,) = md.autograd.grad(y.sum(), x, create_graph=k + 1 < order)
+    return y.tolist()
+
+
+# ---- dtypes (T1, T2, T3, T27) --------------------------------------------------------------------------------------------
+
+
+def test_T1_only_floats_can_want_a_gradient():
+    for data in ([1, 2], [True], np.zeros(2, np.int8)):
+        with pytest.raises(TypeError, match=r"floating.*(int64|bool|int8)"):
+            md.tensor(data, requires_grad=True)
+        with pytest.raises(TypeError, match=r"floating"):
+            md.tensor(data).requires_grad_()
+
+
+@pytest.mark.parametrize("data", [[[1, 2], [3]], [1, "x"], "text", [None], object(), [object()], 1j, [1j], np.array([1j]), {}])
+def test_T2_what_is_no_number_is_refused_and_never_becomes_an_object_array(data):
+    with pytest.raises((TypeError, ValueError), match=r"tensor: "):
+        md.tensor(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        (1, "int64"),
+        (True, "bool"),
+        (1.0, "float32"),
+        ([1, 2.0], "float32"),
+        ([[True]], "bool"),
+        (np.float64(1), "float64"),
+        (np.int8(1), "int8"),
+        (np.zeros(2, np.float16), "float16"),
+        ([np.zeros(2)], "float64"),
+        ([], "float32"),
+    ],
+)
+def test_python_numbers_take_the_default_dtype_and_arrays_keep_their_own(data, dtype):
+    assert md.tensor(data).dtype == dtype
+
+
+def test_T3_float32_stays_float32_through_a_chain_with_numbers():
+    x = leaf([[1.0, 2.0], [3.0, 4.0]], "float32")
+    y = md.softmax((2 * x + 1.0) ** 2 / np.float64(3.0) - np.float64(2.0) * x, axis=-1) @ x
+    loss = (y.mean() + y.var() + np.float64(1.0)) * np.int64(2)
+    assert loss.dtype == np.float32
+    loss.backward()
+    assert x.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize(("a", "b"), [("float32", "float64"), ("float16", "float32"), ("float64", "float16")])
+def test_two_float_arrays_promote_as_numpy_and_each_gradient_is_cast_back(a, b):
+    x, y = leaf([1.0, 2.0], a), leaf([3.0, 4.0], b)
+    out = x * y
+    assert out.dtype == np.promote_types(a, b)
+    out.sum().backward()
+    assert (x.grad.dtype, y.grad.dtype) == (a, b)
+    (gx,) = md.autograd.grad((x * x * y).sum(), x, create_graph=True)
+    (gxy,) = md.autograd.grad(gx.sum(), y)
+    assert gxy.dtype == b
+
+
+def test_a_list_beside_a_tensor_is_as_exact_as_the_tensor():
+    x = md.tensor(np.array([1.0, 2.0]))
+    assert (x + [0.1, 0.2]).tolist() == [1.1, 2.2]
+    assert ([0.1, 0.2] + x).tolist() == [1.1, 2.2]
+    assert (x @ [0.1, 0.2]).item() == 1.0 * 0.1 + 2.0 * 0.2
+    assert (md.tensor([1.0]) + [0.1]).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softmax", "log_softmax", "logsumexp", "mean", "var", "tanh", "exp", "sqrt", "divide"])
+def test_integers_give_floats_where_the_result_is_no_integer(name):
+    x = np.array([1, 2, 4])
+    op = getattr(md, name)
+    arguments = (x, 2) if name == "divide" else (x,)
+    out = op(*map(md.tensor, arguments))
+    assert out.dtype == np.float64
+    np.testing.assert_allclose(out.numpy(), op(*(np.asarray(a, float) for a in arguments)), rtol=1e-12)
+    assert not out.requires_grad
+
+
+@pytest.mark.parametrize("other", [np.array([1j]), np.array([1], object), 1j, "x", None, {}, np.array(["a"])])
+def test_no_result_is_complex_or_made_of_objects(other):
+    x = leaf([1.0])
+    for op in (md.add, md.multiply, md.maximum, lambda a, b: md.where(True, a, b), lambda a, b: md.concatenate([a, b])):
+        with pytest.raises(TypeError):
+            op(x, other)
+
+
+def test_a_cast_to_integers_cuts_the_gradient_and_to_another_float_passes_it():
+    x = leaf([1.5, 2.5])
+    assert not x.astype("int64").requires_grad
+    assert not (x > 2).requires_grad
+    x.astype("float32").sum().backward()
+    assert x.grad.dtype == np.float64
+
+
+def test_T27_products_of_two_dtypes_name_both_and_the_remedy():
+    for op in (md.matmul, md.linear):
+        with pytest.raises(TypeError, match=r"float32.*float64.*astype"):
+            op(md.ones(2, 2), md.ones(2, 2, dtype="float64"))
+
+
+# ---- ties and kinks (T16) --------------------------------------------------------------------------------------------------
+
+
+def test_T16_all_elements_that_attain_the_maximum_share_the_gradient_evenly():
+    assert derivative(md.max, leaf([2.0, 2.0, 1.0, 2.0])) == [1 / 3, 1 / 3, 0.0, 1 / 3]
+    assert derivative(lambda x: md.max(x, axis=1), leaf([[1.0, 1.0], [0.0, 2.0]])) == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_T16_two_that_tie_get_half_each():
+    for op in (md.maximum, md.minimum):
+        x, y = leaf([1.0, 2.0]), leaf([1.0, 2.0])
+        op(x, y).sum().backward()
+        assert x.grad.tolist() == y.grad.tolist() == [0.5, 0.5]
+
+
+def test_T16_kinks_at_zero():
+    assert derivative(md.relu, leaf([0.0, -0.0, 1.0])) == [0.0, 0.0, 1.0]
+    assert derivative(md.abs, leaf([0.0, -0.0, -2.0])) == [0.0, 0.0, -1.0]
+    assert derivative(md.sign, leaf([0.0, 3.0])) == [0.0, 0.0]
+    assert derivative(lambda x: md.maximum(x, 0), leaf([0.0])) == [0.5]
+
+
+def test_second_derivatives_of_piecewise_linear_functions_are_zero():
+    for f in (md.relu, md.abs, md.max, lambda x: md.maximum(x, 0.5), lambda x: md.where(x > 0, x, -x)):
+        (g,) = md.autograd.grad(f(x := leaf([1.0, -2.0])).sum(), x, create_graph=True)
+        if g.requires_grad:
+            (h,) = md.autograd.grad(g.sum(), x, allow_unused=True)
+            assert h is None or h.tolist() == [0.0, 0.0]
+
+
+# ---- zeros and infinities (T17 to T21) ---------------------------------------------------------------------------------------
+
+
+def test_T17_the_root_has_an_infinite_slope_at_zero():
+    with np.errstate(divide="ignore"):
+        assert derivative(md.sqrt, leaf([0.0, 4.0])) == [INF, 0.25]
+
+
+def test_T17_zero_to_the_power_zero_has_the_gradient_zero_in_both():
+    for exponent in (0, 0.0, leaf([0.0])):
+        assert derivative(lambda x, e=exponent: md.power(x, e), leaf([0.0])) == [0.0]
+    x, y = leaf([0.0, 0.0]), leaf([0.0, 2.0])
+    (x**y).sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0]
+    assert y.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 4])
+def test_T17_whole_powers_are_exact_at_zero_to_the_fourth_derivative(exponent):
+    factorial = float(np.prod(np.arange(1, exponent + 1)))
+    for power in (exponent, float(exponent), md.tensor(float(exponent), dtype="float64")):
+        for order in range(1, exponent + 1):
+            expected = factorial if order == exponent else 0.0
+            assert derivative(lambda x, p=power: x**p, leaf([0.0]), order=order) == [expected]
+
+
+def test_T17_a_negative_base_has_a_finite_slope_for_whole_exponents():
+    assert derivative(lambda x: x**3, leaf([-2.0])) == [12.0]
+    assert derivative(lambda x: md.power(x, md.tensor([3.0], dtype="float64")), leaf([-2.0])) == [12.0]
+    assert derivative(lambda x: x**-1, leaf([-2.0])) == [-0.25]
+
+
+def test_T17_the_exponent_of_zero_has_no_nan():
+    y = leaf([0.0, 1.0, 2.5])
+    (md.zeros(3, dtype="float64") ** y).sum().backward()
+    assert y.grad.tolist() == [0.0, 0.0, 0.0]
+    y = leaf([2.0])
+    (0.0**y).sum().backward()
+    assert y.grad.tolist() == [0.0]
+    z = leaf([3.0])
+    (2.0**z).sum().backward()
+    np.testing.assert_allclose(z.grad.tolist(), [8 * np.log(2)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_T18_softmax_and_its_kin_are_exact_at_ten_thousand(dtype):
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        x = leaf([1e4, 0.0], dtype)
+        assert md.softmax(x).tolist() == [1.0, 0.0]
+        assert md.log_softmax(x).tolist() == [0.0, -1e4]
+        assert md.logsumexp(x).item() == 1e4
+        assert md.cross_entropy(x, np.array(1)).item() == 1e4
+        assert derivative(lambda x: md.cross_entropy(x, np.array(1)), x) == [1.0, -1.0]
+
+
+def test_T18_each_row_is_shifted_by_its_own_maximum():
+    rows = leaf([[0.0, 0.0], [1e3, 1e3], [-1e3, -1e3]], "float32")
+    assert md.softmax(rows, axis=1).tolist() == [[0.5, 0.5]] * 3
+    assert md.softmax(rows.T, axis=0).tolist() == [[0.5] * 3] * 2
+
+
+def test_T18_a_row_of_minus_infinity_is_no_class_and_leaves_the_others_alone():
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        x = leaf([[-INF, -INF], [0.0, 0.0]])
+        assert md.softmax(x).tolist() == [[0.0, 0.0], [0.5, 0.5]]
+        weights = md.tensor([[1.0, 2.0], [1.0, 3.0]], dtype="float64")
+        assert derivative(lambda x: md.softmax(x) * weights, x) == [[0.0, 0.0], [-0.5, 0.5]]
+        assert md.logsumexp(x, axis=1).tolist() == [-INF, np.log(2)]
+        assert derivative(lambda x: md.logsumexp(x, axis=1), x) == [[0.0, 0.0], [0.5, 0.5]]
+        assert derivative(lambda x: md.logsumexp(x, axis=1), x, order=2)[0] == [0.0, 0.0]
+
+
+def test_T18_classes_that_are_masked_by_minus_infinity_get_no_gradient():
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        x = leaf([0.0, 1.0, -INF])
+        assert md.softmax(x).tolist()[2] == 0.0
+        assert derivative(lambda x: md.softmax(x)[0], x)[2] == 0.0
+        assert derivative(md.logsumexp, x)[2] == 0.0
+        assert derivative(lambda x: md.cross_entropy(x, np.array(0)), x)[2] == 0.0
+        assert derivative(lambda x: md.cross_entropy(x, np.array(0)), x, order=2)[2] == 0.0
+
+
+def test_logsumexp_of_infinity_is_infinity():
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        assert md.logsumexp(md.tensor([INF, 0.0])).item() == INF
+        assert md.logsumexp(md.tensor([[INF, INF], [0.0, 0.0]]), axis=1).tolist() == [INF, np.float32(np.log(2))]
+
+
+@pytest.mark.parametrize("f", [md.softmax, md.log_softmax, md.logsumexp, md.sigmoid, md.tanh, md.max, md.mean, md.relu])
+def test_nan_goes_in_and_nan_comes_out(f):
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(f(md.tensor([NAN, 1.0])).numpy()).any()
+
+
+def test_T19_the_ends_of_the_sigmoid_and_tanh_give_no_warning():
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        for dtype in ("float16", "float32", "float64"):
+            x = leaf([-1000.0, 1000.0], dtype)
+            assert md.sigmoid(x).tolist() == [0.0, 1.0]
+            assert md.tanh(x).tolist() == [-1.0, 1.0]
+            assert derivative(md.sigmoid, x) == [0.0, 0.0]
+
+
+def test_sigmoid_keeps_its_small_values():
+    np.testing.assert_allclose(md.sigmoid(md.tensor(-700.0, dtype="float64")).item(), np.exp(-700.0), rtol=1e-12)
+    np.testing.assert_allclose(derivative(md.sigmoid, leaf(-700.0)), np.exp(-700.0), rtol=1e-12)
+
+
+def test_T20_the_branch_not_taken_poisons_the_gradient_unless_its_input_is_safe():
+    x = leaf([0.0, 2.0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        trap = derivative(lambda x: md.where(x > 0, md.log(x), 0.0), x)
+    assert np.isnan(trap[0])
+    assert trap[1] == 0.5
+    assert derivative(lambda x: md.where(x > 0, md.log(md.where(x > 0, x, 1.0)), 0.0), x) == [0.0, 0.5]
+
+
+def test_T21_the_variance_needs_more_elements_than_ddof():
+    for n, ddof in ((1, 1), (2, 2), (0, 0), (2, 3)):
+        with pytest.raises(ValueError, match=rf"var: .*ddof={ddof}.*{n}"):
+            md.var(md.ones(n), ddof=ddof)
+    assert derivative(lambda x: md.var(x, ddof=1), leaf([1.0, 3.0])) == [-2.0, 2.0]
+
+
+# ---- reductions of nothing (T6, T7) ---------------------------------------------------------------------------------------------
+
+
+def test_T7_the_sum_of_nothing_is_zero_with_an_empty_gradient():
+    x = leaf(np.zeros((0, 3)))
+    y = x.sum()
+    assert y.item() == 0
+    y.backward()
+    assert x.grad.shape == (0, 3)
+    assert x.sum(axis=0).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_T7_the_mean_and_the_maximum_of_nothing_are_errors():
+    for f, text in ((md.mean, "mean: .*at least one"), (md.max, "max: .*zero-size"), (md.argmax, "argmax: .*empty")):
+        with pytest.raises(ValueError, match=text):
+            f(md.zeros(0))
+
+
+def test_T6_no_axes_reduce_nothing():
+    x = md.tensor([[1.0, 2.0]])
+    for f in (md.sum, md.mean, md.max, md.logsumexp):
+        np.testing.assert_allclose(f(x, axis=()).numpy(), x.numpy())
+    assert md.var(x, axis=()).tolist() == [[0.0, 0.0]]
+
+
+def test_T11_the_gradient_of_an_input_that_met_nothing_is_zero():
+    x, y = leaf(np.ones((4, 0))), leaf(np.ones((4, 1)))
+    (x + y).sum().backward()
+    assert y.grad.tolist() == [[0.0]] * 4
+    assert x.grad.shape == (4, 0)
+
+
+def test_float16_means_do_not_overflow():
+    x = leaf(np.full(3000, 100.0, np.float16), "float16")
+    assert x.mean().item() == 100.0
+    assert md.var(x).item() == 0.0
+
+
+# ---- indexing (T13, T14) --------------------------------------------------------------------------------------------------------
+
+
+def test_T13_repeated_indices_add_their_gradients():
+    x = leaf([1.0, 2.0, 3.0])
+    x[[0, 0, 2]].sum().backward()
+    assert x.grad.tolist() == [2.0, 0.0, 1.0]
+    y = leaf(np.ones((2, 3)))
+    md.take_along_axis(y, np.array([[0, 0, 2], [1, 1, 1]]), axis=1).sum().backward()
+    assert y.grad.tolist() == [[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]
+
+
+def test_T13_the_second_derivative_through_repeats_is_exact():
+    x = leaf([1.0, 2.0, 3.0])
+    (g,) = md.autograd.grad((x[[0, 0, 2]] ** 3).sum(), x, create_graph=True)
+    assert g.tolist() == [6.0, 0.0, 27.0]
+    assert md.autograd.grad(g.sum(), x)[0].tolist() == [12.0, 0.0, 18.0]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[0, 2], (0, 2), np.array([0, 2]), md.tensor([0, 2]), range(0, 3, 2), np.array([0, 2], np.uint8), [True, False, True],
+     md.tensor([True, False, True]), slice(0, 3, 2), slice(md.tensor(0), np.int64(3), 2)],
+    ids=str,
+)  # fmt: skip
+def test_T13_every_kind_of_index_takes_what_it_takes_of_an_array(index):
+    a = np.arange(9.0).reshape(3, 3)
+    plain = index.numpy() if isinstance(index, md.Tensor) else slice(0, 3, 2) if isinstance(index, slice) else index
+    assert leaf(a)[index].tolist() == a[plain].tolist()
+
+
+def test_T13_a_bool_is_a_mask_and_none_a_new_axis():
+    x = leaf([1.0, 2.0])
+    assert x[True].shape == (1, 2)
+    assert x[False].shape == (0, 2)
+    assert x[None, ..., None].shape == (1, 2, 1)
+    x[True].sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("index", [3, -4, [3], (0, 3), np.array([[-4]])])
+def test_T14_an_index_out_of_range_is_an_error(index):
+    with pytest.raises(IndexError, match=r"getitem: .*out of bounds"):
+        leaf(np.ones((3, 3)))[index]
+
+
+def test_T14_on_a_gpu_an_index_out_of_range_is_found_in_anomaly_mode(fake_cuda):
+    x = md.ones(3, device="cuda")
+    with pytest.raises(IndexError):
+        x[3]
+    index = md.tensor([5], device="cuda")
+    assert x[index].shape == (1,)  # wraps round, as documented
+    with md.detect_anomaly(), pytest.raises(IndexError, match=r"5.*out of bounds"):
+        x[index]
+
+
+def test_a_class_out_of_range_is_nan_on_a_gpu_and_an_error_in_anomaly_mode(fake_cuda):
+    x, target = md.zeros(2, 3, device="cuda"), md.tensor([0, 7], device="cuda")
+    assert np.isnan(md.cross_entropy(x, target).item())
+    losses = md.cross_entropy(x, target, reduction="none").cpu().numpy()
+    assert np.isnan(losses).tolist() == [False, True]
+    with md.detect_anomaly(), pytest.raises(IndexError, match=r"7 at index 1"):
+        md.cross_entropy(x, target)
+
+
+def test_iterating_and_unpacking_give_rows_with_their_gradients():
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    a, b = x
+    (a * 2 + b * 3).sum().backward()
+    assert x.grad.tolist() == [[2.0, 2.0], [3.0, 3.0]]
+    with pytest.raises(TypeError, match="0-d"):
+        list(leaf(1.0))
+
+
+# ---- operators (T26 and what Python expects) --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [np.array([2.0, 3.0]), np.float32(2), np.float64(2), 2, 2.0, [2.0, 3.0], np.array(2.0)])
+def test_T26_an_operator_with_anything_numeric_gives_a_tensor(other):
+    x = leaf([1.0, 4.0])
+    a, b = np.array([1.0, 4.0]), np.asarray(other)
+    for got, expected in ((x + other, a + b), (other + x, b + a), (x - other, a - b), (other - x, b - a), (x * other, a * b),
+                          (other * x, b * a), (x / other, a / b), (other / x, b / a), (x**other, a**b), (other**x, b**a)):  # fmt: skip
+        assert type(got) is md.Tensor
+        assert got.requires_grad
+        np.testing.assert_allclose(got.detach().numpy(), expected, rtol=1e-12)
+    for got, expected in ((x < other, a < b), (other < x, b < a), (x == other, a == b), (other != x, b != a), (x >= other, a >= b)):
+        assert type(got) is md.Tensor
+        assert got.dtype == bool
+        assert got.tolist() == expected.tolist()
+
+
+def test_array_matmul_tensor_is_a_tensor():
+    a, x = np.ones((2, 3)), leaf(np.ones((3, 2)))
+    assert type(a @ x) is md.Tensor
+    (a @ x).sum().backward()
+    assert x.grad.tolist() == [[2.0, 2.0]] * 3
+
+
+def test_T25_comparing_with_what_is_no_number_is_false():
+    x = md.tensor([1.0, 2.0])
+    for other in (None, "x", b"x", object(), {}, ValueError):
+        assert (x == other) is False
+        assert (x != other) is True
+    assert x in [None, "x", object(), x]
+    assert len({x, x}) == 1
+    assert hash(x) == hash(x)
+
+
+def test_an_operand_of_another_library_is_asked_too():
+    class Other:
+        def __radd__(self, x):
+            return "asked"
+
+        def __rmul__(self, x):
+            return "asked"
+
+        def __eq__(self, x):
+            return "asked"
+
+        __hash__ = None
+
+    x = md.tensor([1.0])
+    assert (x + Other(), x * Other(), x == Other()) == ("asked", "asked", "asked")
+    with pytest.raises(TypeError, match=r"(add|unsupported operand).*object"):
+        x + object()
+
+
+def test_logic_of_bool_tensors():
+    a, b = md.tensor([True, True, False]), md.tensor([True, False, False])
+    assert ((a & b).tolist(), (a | b).tolist(), (~a).tolist()) == ([True, False, False], [True, True, False], [False, False, True])
+    assert (np.array([True, True, True]) & b).tolist() == [True, False, False]
+
+
+def test_a_function_named_dim_points_to_axis():
+    x = md.ones(2, 3)
+    calls = [
+        lambda: md.sum(x, dim=0), lambda: x.mean(dim=0), lambda: x.max(dim=0, keepdim=True), lambda: md.softmax(x, dim=1),
+        lambda: md.concatenate([x, x], dim=0), lambda: md.stack([x, x], dim=0), lambda: x.squeeze(dim=0),
+        lambda: md.expand_dims(x, dim=0), lambda: md.take_along_axis(x, x.astype(int), dim=0), lambda: md.log_softmax(x, dim=1),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(TypeError, match=r"axis="):
+            call()
+
+
+def test_settings_can_be_given_by_place_and_not_twice():
+    x = md.ones(2, 3)
+    assert md.sum(x, 0).shape == (3,)
+    assert x.sum(1, True).shape == (2, 1)
+    assert md.mean(x, 0, True).shape == (1, 3)
+    with pytest.raises(TypeError, match=r"sum.*axis"):
+        md.sum(x, 0, axis=1)
+    with pytest.raises(TypeError, match=r"sum.*3|sum.*4|positional"):
+        md.sum(x, 0, True, 7)
+
+
+def test_axes_may_be_numpy_integers():
+    x = md.ones(2, 3)
+    i = np.int64(1)
+    assert md.sum(x, axis=i).shape == (2,)
+    assert md.sum(x, axis=(i,)).shape == (2,)
+    assert md.expand_dims(x, i).shape == (2, 1, 3)
+    assert md.stack([x, x], axis=i).shape == (2, 2, 3)
+    assert md.concatenate([x, x], axis=i).shape == (2, 6)
+    assert md.softmax(x, axis=i).shape == (2, 3)
+    assert md.reshape(x, (np.int64(3), i * 2)).shape == (3, 2)
+    assert md.squeeze(md.ones(2, 1), i).shape == (2,)
+
+
+def test_numpy_functions_without_a_derivative_here_say_so():
+    x = leaf([1.0, 2.0])
+    for f in (np.fft.fft, np.linalg.norm, np.add.reduce, np.modf, np.array_equal):
+        with pytest.raises(TypeError, match=r"numpy\.\S+: .*minidl"):
+            f(*((x, x) if f is np.array_equal else (x,)))
+
+
+def test_an_array_cannot_take_a_tensor_in_place():
+    a = np.ones(2)
+    with pytest.raises(TypeError, match=r"array = array \+ tensor"):
+        a += leaf([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"out="):
+        np.exp(leaf([1.0]), out=a)
+    assert a.tolist() == [1.0, 1.0]
+
+
+def test_an_operation_survives_copy_and_pickle_as_itself():
+    for op in (md.relu, md.add, md.softmax, md.matmul):
+        assert copy.copy(op) is op
+        assert copy.deepcopy(op) is op
+        assert pickle.loads(pickle.dumps(op)) is op
+
+
+def test_numbers_in_give_a_number_out_that_is_still_weak():
+    assert type(md.exp(0.0)) is float
+    assert md.maximum(1.0, 2) == 2.0
+    assert (md.tensor([1.0]) * md.exp(np.float64(0.0))).dtype == np.float32
+
+
+# ---- network ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_keeps_the_mean_and_repeats_with_its_seed():
+    x = md.ones(200, 100)
+    md.manual_seed(0)
+    y = md.dropout(x, 0.3)
+    assert set(np.unique(y.numpy())) == {np.float32(0), np.float32(1 / 0.7)}
+    sigma = np.sqrt(0.3 / 0.7 / x.size)
+    assert abs(y.mean().item() - 1) < 5 * sigma
+    md.manual_seed(0)
+    assert md.dropout(x, 0.3).tolist() == y.tolist()
+    assert md.dropout(x, 0.3).tolist() != y.tolist()
+
+
+def test_the_gradient_of_dropout_is_its_mask():
+    x = leaf(np.full(50, 3.0))
+    y = md.dropout(x, 0.5)
+    y.sum().backward()
+    assert (x.grad * 3).tolist() == y.tolist()
+    (md.dropout(x, 1.0) * x).sum().backward()  # p = 1 drops everything, without a warning
+
+
+def test_dropout_masks_are_the_same_bits_on_a_gpu(fake_cuda):
+    masks = []
+    for device in ("cpu", "cuda"):
+        md.manual_seed(3)
+        masks.append(md.dropout(md.ones(5, 4, device=device), 0.5).cpu().tolist())
+    assert masks[0] == masks[1]
+
+
+def test_batch_norm_of_a_constant_batch_is_the_bias_with_finite_gradients():
+    x = leaf(np.full((4, 2), 3.0))
+    y, mean, var = md.batch_norm_train(x, leaf([1.0, 2.0]), leaf([0.5, -0.5]), eps=1e-5)
+    assert y.tolist() == [[0.5, -0.5]] * 4
+    assert (mean.tolist(), var.tolist()) == ([3.0, 3.0], [0.0, 0.0])
+    (y * y).sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()
+
+
+def test_the_gradient_of_cross_entropy_is_softmax_minus_one_hot():
+    x, target = leaf(np.random.default_rng(0).standard_normal((4, 3))), np.array([0, 2, 1, 2])
+    (g,) = md.autograd.grad(md.cross_entropy(x, target, reduction="sum"), x)
+    np.testing.assert_allclose(g.numpy(), md.softmax(x).detach().numpy() - np.eye(3)[target], rtol=1e-12, atol=1e-15)
+
+
+def test_cross_entropy_takes_targets_as_tensors_arrays_and_lists():
+    x = md.tensor([[1.0, 2.0], [0.0, 5.0]])
+    values = {md.cross_entropy(x, t).item() for t in ([1, 0], np.array([1, 0]), md.tensor([1, 0]), np.array([1, 0], np.uint8))}
+    assert len(values) == 1
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 0), ()])
+def test_results_of_all_dtypes_are_arrays_never_numpy_scalars(shape):
+    x = np.ones(shape)
+    for f in (md.exp, md.sum, md.sigmoid, md.relu, md.ravel, lambda x: md.add(x, x), lambda x: md.sum(md.multiply(x, 2)), md.copy, md.negative):
+        assert type(f(x)) is np.ndarray
+        assert type(f(md.tensor(x)).array) is np.ndarray
+    battery.assert_equal(md.sum(x), x.sum())
