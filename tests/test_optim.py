@@ -765,11 +765,11 @@ def test_the_text_shows_groups_options_and_sizes():
 
 def test_the_program_of_adam_is_its_formula():
     lines = str(Adam([leaf()]).program()).splitlines()
-    assert lines[0] == "def Adam_update(blocks, typed, b1, b2, lr_hat, c2, eps):"
+    assert lines[0] == "def Adam_update(blocks, typed, b1, b2, lr_hat, eps_hat):"
     equations = [line.partition("# ")[2] for line in lines if ")  " in line]
     assert equations == [
-        "m = b1 * m", "r0 = c0 * g", "m = m + r0", "v = b2 * v", "r0 = c1 * g", "r0 = r0 * g", "v = v + r0", "r0 = lr_hat * m",
-        "r1 = v / c2", "r1 = sqrt(r1)", "r1 = r1 + eps", "r0 = r0 / r1", "theta = theta - r0",
+        "m = b1 * m", "r0 = c0 * g", "m = m + r0", "v = b2 * v", "r0 = c1 * g", "r0 = r0 * g", "v = v + r0",
+        "r0 = sqrt(v)", "r0 = r0 + eps_hat", "r0 = m / r0", "r0 = lr_hat * r0", "theta = theta - r0",
     ]  # fmt: skip
     assert "theta = theta - r0" in str(SGD([leaf()]).program())
 

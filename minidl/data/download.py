@@ -159,7 +159,7 @@ def _bar(name: str, size: int, progress: bool | None) -> Any:
         progress = sys.stderr is not None and sys.stderr.isatty()
     if not progress:
         return _NoBar()
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     return tqdm(total=size, desc=name, unit="B", unit_scale=True, file=sys.stderr)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import node as clock
-from .backend import MODULES, array_module, as_array, device_of, on_device
+from .backend import MODULES, as_array, device_of, nowhere, on_device
 from .gradient import aliased, as_tensors, check_unwritten, no_scalar, number, sum_to
 from .hooks import run_hooks
 from .modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
@@ -219,7 +219,9 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
                     f"{who}: a gradient is created implicitly for scalar outputs only, got shape {t.shape}; "
                     "pass gradient=, or reduce with sum() or mean()"
                 )
-            seed: Any = array_module(t.array).ones(t.shape, t.dtype)
+            xp, place = on_device(t.device) if type(t.array) is not np.ndarray else (np, nowhere)
+            with place:
+                seed: Any = xp.ones(t.shape, t.dtype)
         else:
             seed = gradient.array if isinstance(gradient, Tensor) else as_array(gradient, device=t.device, who=who)
             if seed.shape != t.shape:

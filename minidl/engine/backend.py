@@ -156,7 +156,7 @@ def on_device(device: str) -> tuple[Module, Any]:
     """Return (array module, context to create arrays in) for a device name."""
     name = Device(device)
     if name == "cpu":
-        return np, _nothing
+        return np, nowhere
     module, index = cuda_module(), int(name.partition(":")[2])
     count = module.cuda.runtime.getDeviceCount()
     if index >= count:
@@ -172,7 +172,7 @@ class _Nothing:
     def __exit__(self, *exc: object) -> None: ...
 
 
-_nothing = _Nothing()
+nowhere = _Nothing()
 
 
 def checked_dtype(dtype: np.dtype, who: str) -> np.dtype:

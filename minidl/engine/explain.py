@@ -20,7 +20,7 @@ def explain(op: Any, error: Exception, args: tuple, settings: dict[str, Any]) ->
         return TypeError(f"{op.name}: unknown argument {unknown[0]}=; the settings are {list(op.settings)}")
     shapes = [np.shape(getattr(a, "array", a)) if not is_array(a) else a.shape for a in args]
     text = f"{op.name}: {error}"
-    if "could not be broadcast" in text or "Shape mismatch" in text or "must match" in text:
+    if len(shapes) > 1 and ("could not be broadcast" in text or "Shape mismatch" in text or "must match" in text):
         text = f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast together"
     elif len(shapes) < 6:
         given = "".join(f", {k}={v!r}" for k, v in settings.items() if np.size(v) < 9)

@@ -158,7 +158,7 @@ class Op:
                     f"{self.name}: got the ghost of an input that was not saved; name it in the rule's saves="
                 )
             elif type(x) not in MODULES:
-                x = _plain(x, self.name, args)
+                x = _plain(x, self, args)
             elif wrapped or x.dtype.kind not in "biuf":
                 checked_dtype(x.dtype, self.name)
             if type(x) in MODULES:
@@ -251,15 +251,16 @@ def takes(x: Any) -> bool:
     return type(x) in TENSORS or isinstance(x, (*SCALARS, list, tuple)) or is_array(x)
 
 
-def _plain(x: Any, who: str, args: tuple) -> Any:
+def _plain(x: Any, op: Op, args: tuple) -> Any:
     """Make an argument that is no array weak or an array: numbers stay Python numbers, lists become arrays."""
     if type(x) in (float, int, bool):
         return x
+    who = op.name
     if isinstance(x, np.generic):
         checked_dtype(x.dtype, who)
         return x.item()  # a NumPy scalar would turn float32 into float64 (NEP 50)
     if isinstance(x, (list, tuple)):
-        return _listed(x, who, next((a for a in args if type(a) in TENSORS or is_array(a)), None))
+        return _listed(x, op, next((a for a in args if type(a) in TENSORS or is_array(a)), None))
     if is_array(x):
         return as_array(x, who=who)
     if isinstance(x, SCALARS):
@@ -267,13 +268,14 @@ def _plain(x: Any, who: str, args: tuple) -> Any:
     raise TypeError(f"{who}: needs tensors, arrays or real numbers, got {type(x).__name__}")
 
 
-def _listed(x: Any, who: str, like: Any) -> Array:
+def _listed(x: Any, op: Op, like: Any) -> Array:
     """Make a list an array: beside another operand, Python numbers in it are as weak as a single one would be."""
     host = np.asarray(x)
-    checked_dtype(host.dtype, who)
+    checked_dtype(host.dtype, op.name)
     if like is None:
         return host
-    if like.dtype.kind == "f":
+    number = "fi" if op.samplewise is True else "f"  # of an elementwise operation; elsewhere integers may be indices
+    if like.dtype.kind == "f" and host.dtype.kind in number:
         host = host.astype(like.dtype)
     return to_device(host, like.device if type(like) in TENSORS else device_of(like))
 

@@ -50,6 +50,7 @@ class Tensor:
 
         __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operator
         __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _operator
+        __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __xor__ = _operator
 
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False):
         source = data.array if isinstance(data, Tensor) else data

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..engine.backend import Array, Device, array_module, device_of, is_array, on_device, to_device
-from ..engine.node import stamp, storage
+from ..engine.node import stamp
 from ..engine.tensor import Parameter, Tensor, wrap
 from .tree import join, own, own_buffers
 
@@ -96,9 +96,10 @@ def _contradiction(name: str, x: Any, other: tuple[str, Tensor, Array] | None) -
 
 
 def _write(pairs: Sequence[tuple[Tensor, Array]]) -> None:
-    owned = {id(storage(t.array)) for t, _ in pairs}
-    # A state may hold the module's own arrays in other places, to exchange two layers: those are copied first.
-    ready = [(t, to_device(x.copy() if id(storage(x)) in owned else x, t.device)) for t, x in pairs]
+    # A state may hold the module's own arrays in other places, to exchange two layers: what could be one is copied.
+    own_memory = {id(array) for t, _ in pairs for array in (t.array, t.array.base)} - {id(None)}
+    shared = [x.base is not None or id(x) in own_memory for _, x in pairs]
+    ready = [(t, to_device(x.copy() if both else x, t.device)) for (t, x), both in zip(pairs, shared, strict=True)]
     for t, x in ready:
         write(t, x)
 

@@ -45,8 +45,8 @@ cbrt = Op(
     samplewise=True,
     doc="""Take the cube root elementwise, of negative numbers too. The derivative at 0 is inf.
 
-    >>> cbrt(tensor([8.0, -27.0]))
-    tensor([ 2., -3.])
+    >>> [round(v, 5) for v in cbrt(tensor([8.0, -27.0])).tolist()]
+    [2.0, -3.0]
     """,
 )
 
@@ -71,8 +71,8 @@ expm1 = Op(
     samplewise=True,
     doc="""Compute e^x - 1 elementwise, exact to rounding near 0, where exp(x) - 1 loses its digits.
 
-    >>> expm1(tensor(1e-10, dtype="float64")).item()
-    1.00000000005e-10
+    >>> f"{expm1(tensor(1e-10, dtype='float64')).item():.11e}"
+    '1.00000000005e-10'
     """,
 )
 
@@ -83,8 +83,8 @@ log1p = Op(
     samplewise=True,
     doc="""Compute log(1 + x) elementwise, exact to rounding near 0.
 
-    >>> log1p(tensor(1e-10, dtype="float64")).item()
-    9.9999999995e-11
+    >>> f"{log1p(tensor(1e-10, dtype='float64')).item():.11e}"
+    '9.99999999950e-11'
     """,
 )
 
@@ -107,8 +107,8 @@ log10 = Op(
     samplewise=True,
     doc="""Compute the logarithm to base 10 elementwise.
 
-    >>> log10(tensor([100.0, 1.0]))
-    tensor([2., 0.])
+    >>> round(log10(tensor(1000.0)).item(), 5)
+    3.0
     """,
 )
 
@@ -260,7 +260,7 @@ arctan2 = Op(
     lambda g, out, x, y: _over_radius(-g, x, x, y),
     saves="x y",
     samplewise=True,
-    doc="""Compute the angle of the point (y, x) elementwise, arctan2(x, y) with x the ordinate, as in NumPy; in (-pi, pi].
+    doc="""Compute the angle of the point with ordinate x and abscissa y elementwise, in (-pi, pi].
 
     The derivative at the origin is taken as 0.
 
@@ -379,8 +379,8 @@ erf = Op(
 
     To rounding, by the rational approximations of Cody (1969, Math. Comp. 23).
 
-    >>> round(erf(tensor(1.0, dtype="float64")).item(), 12)
-    0.842700792950
+    >>> f"{erf(tensor(1.0, dtype='float64')).item():.12f}"
+    '0.842700792950'
     """,
 )
 

@@ -81,6 +81,22 @@ def getitem(x: Any, index: Any) -> Any:
     >>> x.grad
     tensor([2., 0., 1.])
     """
+    parts, arrays = _parse(index, x)
+    return _getitem(x, *arrays, index=parts)
+
+
+def scatter(values: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    """Return zeros of a shape with values added at index, the adjoint of `getitem`; values broadcast.
+
+    >>> scatter(tensor([1.0, 2.0]), [0, 0], (3,))
+    tensor([3., 0., 0.])
+    """
+    parts, arrays = _parse(index, values)
+    return _scatter(values, *arrays, index=parts, shape=tuple(shape))
+
+
+def _parse(index: Any, x: Any) -> tuple[tuple, list]:
+    """Part an index into settings, with a place held for each array, and the arrays, brought beside x."""
     parts: list[Any] = []
     arrays: list[Any] = []
     for i in index if isinstance(index, tuple) else (index,):
@@ -89,12 +105,10 @@ def getitem(x: Any, index: Any) -> Any:
             continue
         array = i if type(i) in TENSORS or is_array(i) else _host_index(i, x)
         if array.dtype.kind not in "biu":
-            raise IndexError(
-                f"getitem: indices must be integers, slices, masks or integer arrays, got dtype {array.dtype}"
-            )
+            raise IndexError(f"getitem: indices must be integers, slices, masks or integer arrays, got {array.dtype}")
         parts.append(_ARRAY)
         arrays.append(array)
-    return _getitem(x, *arrays, index=tuple(parts))
+    return tuple(parts), arrays
 
 
 def _host_index(index: Any, x: Any) -> Any:
@@ -125,14 +139,14 @@ def _put_along(xp: Any, g: Any, indices: Any, *, axis: int, shape: tuple) -> Any
 
 _take_along = Op(
     lambda xp, x, indices, *, axis: xp.take_along_axis(x, indices, axis=axis),
-    lambda g, out, x, indices, *, axis: _add_along(g, indices, axis=axis, shape=x.shape),
+    lambda g, out, x, indices, *, axis: add_along_axis(g, indices, axis=axis, shape=x.shape),
     None,
     saves="indices",
     name="take_along_axis",
     samplewise=lambda shapes, *, axis: axis != 0,
 )
 
-_add_along = Op(
+add_along_axis = Op(
     _put_along,
     lambda g, out, x, indices, *, axis, shape: _take_along(g, indices, axis=axis),
     None,

@@ -19,6 +19,8 @@ def check_dtypes(who: str, *named: tuple[str, Any]) -> None:
 
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
+    if type(a) in (int, float) or type(b) in (int, float):
+        raise ValueError("matmul: needs arrays of at least one axis, got a number; use * for numbers")
     if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and a.dtype is b.dtype:
         return xp.dot(a, b)  # straight to BLAS; `matmul` takes seven times as long for an outer product
     check_dtypes("matmul", ("a", a), ("b", b))

@@ -16,7 +16,7 @@ from ..engine.node import mode
 from ..engine.op import Op
 from .elementwise import exp, sqrt
 from .linalg import check_dtypes, matmul
-from .reduce import kept, shift
+from .reduce import floating, kept, shift
 
 # ---- affine and activations --------------------------------------------------------------------------------------
 
@@ -30,6 +30,10 @@ def _linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
         )
     out = xp.dot(x, weight.T)
     if bias is not None:
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"linear: bias {bias.shape} must have the {weight.shape[:1]} outputs of weight {weight.shape}"
+            )
         out += bias
     return out
 
@@ -93,6 +97,7 @@ relu = Op(
 
 
 def _softmax(xp: Any, x: Any, *, axis: int = -1) -> Any:
+    x = floating(x)
     e = xp.exp(x - shift(xp, x, axis))  # the shift is the row's own maximum: a common one would underflow small rows
     s = e.sum(axis=axis, keepdims=True)  # at least 1, the maximum's own term, unless all are -inf
     e /= xp.maximum(s, 0.5)
@@ -124,6 +129,7 @@ softmax = Op(
 
 
 def _log_softmax(xp: Any, x: Any, *, axis: int = -1) -> Any:
+    x = floating(x)
     z = x - shift(xp, x, axis)
     s = xp.exp(z).sum(axis=axis, keepdims=True)
     z -= xp.log(xp.maximum(s, 0.5))
@@ -152,6 +158,10 @@ log_softmax = Op(
 
 def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
     """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_losses`."""
+    if x.dtype.kind != "f" or not x.ndim:
+        raise TypeError(
+            f"cross_entropy: logits must be floating, (n, c, ...) or (c,), got {x.dtype} of shape {x.shape}"
+        )
     if target.dtype.kind not in "iu":
         raise TypeError(
             f"cross_entropy: targets must be integer class numbers, got {target.dtype}; use .astype('int64')"
@@ -186,6 +196,10 @@ def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
         losses = xp.where((flat >= 0) & (flat < x.shape[axis]), losses, xp.nan).astype(x.dtype)
     if reduction == "none":
         return losses.reshape(target.shape)
+    if reduction == "mean" and not len(flat):
+        raise ValueError(
+            f"cross_entropy: the mean of an empty batch is undefined (logits {x.shape}); use reduction='sum'"
+        )
     total = losses.sum()
     return total / len(flat) if reduction == "mean" else total
 
@@ -267,6 +281,11 @@ def _statistics_axes(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, *, eps: float) -> tuple:
     if x.ndim < 2 or not x.size:
         raise ValueError(f"batch_norm_train: x must be (n, c, ...) with at least one element, got {x.shape}")
+    check_dtypes("batch_norm_train", ("x", x), ("weight", weight), ("bias", bias))
+    if not weight.shape == bias.shape == x.shape[1:2]:
+        raise ValueError(
+            f"batch_norm_train: weight {weight.shape} and bias {bias.shape} must be {x.shape[1:2]} for x {x.shape}"
+        )
     axes, spread = _statistics_axes(x)
     n = x.size // x.shape[1]
     mean = x.sum(axis=axes) / n
@@ -331,6 +350,9 @@ def batch_norm(
     >>> batch_norm(tensor([[3.0]]), one, tensor([4.0]), one, zero, eps=0.0)
     tensor([[1.]])
     """
+    if len(x.shape) < 2 or not running_mean.shape == running_var.shape == weight.shape == bias.shape == x.shape[1:2]:
+        shapes = [tuple(a.shape) for a in (running_mean, running_var, weight, bias)]
+        raise ValueError(f"batch_norm: x must be (n, c, ...) and the others (c,), got x {tuple(x.shape)} and {shapes}")
     spread = (-1,) + (1,) * (x.ndim - 2)
     scale = weight / sqrt(running_var + eps)
     return x * scale.reshape(spread) + (bias - running_mean * scale).reshape(spread)
@@ -340,7 +362,9 @@ def batch_norm(
 
 
 def _mask(xp: Any, like: Any, *, p: float) -> Any:
-    keep = random.generator().random(like.shape, dtype=np.float32) >= p
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout_mask: p must be in [0, 1], got p={p}")
+    keep = np.asarray(random.generator().random(like.shape, dtype=np.float32) >= p)
     return to_device(keep.astype(like.dtype), device_of(like)) * (1.0 / (1.0 - p) if p < 1 else 0.0)
 
 

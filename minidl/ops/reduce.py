@@ -86,6 +86,10 @@ def _degrees(x: Any, axis: Axis, ddof: int) -> int:
 
 def _var(xp: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     _degrees(x, axis, ddof)
+    if x.dtype.itemsize < 4:
+        return (
+            x.astype("float32").var(axis=axis, ddof=ddof, keepdims=keepdims).astype(x.dtype)
+        )  # squares overflow float16
     return x.var(axis=axis, ddof=ddof, keepdims=keepdims)
 
 
@@ -110,6 +114,26 @@ var = Op(
 )
 
 
+def _std_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """Differentiate: dstd/dx = (x - mean) / ((n - ddof) std), taken as 0 where all elements are equal."""
+    total = kept(out, x, axis, keepdims)
+    slope = kept(g, x, axis, keepdims) / (where(total == 0, 1.0, total) * _degrees(x, axis, ddof))
+    return slope * (x - mean(x, axis=axis, keepdims=True))
+
+
+std = Op(
+    lambda xp, x, *, axis=None, ddof=0, keepdims=False: xp.sqrt(_var(xp, x, axis=axis, ddof=ddof, keepdims=keepdims)),
+    _std_rule,
+    saves="x out",
+    samplewise=_rows_apart,
+    doc="""Compute the standard deviation over axis, the root of `var`. The derivative at 0 is taken as 0.
+
+    >>> std(tensor([1.0, 3.0]))
+    tensor(1.)
+    """,
+)
+
+
 def _max_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Share the gradient evenly among the elements that attain the maximum."""
     attains = (x == kept(out, x, axis, keepdims)).astype(g.dtype)
@@ -129,15 +153,43 @@ max = Op(
 )
 
 
+min = Op(
+    lambda xp, x, *, axis=None, keepdims=False: x.min(axis=axis, keepdims=keepdims),
+    _max_rule,  # the same: an even share to each element that equals the result
+    saves="x out",
+    samplewise=_rows_apart,
+    doc="""Take the smallest element over axis. Elements that tie share the gradient evenly; ValueError of none.
+
+    >>> min(tensor([[1.0, 5.0], [3.0, 4.0]]), axis=1)
+    tensor([1., 3.])
+    """,
+)
+
+
+def ptp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Compute the range over axis: max - min.
+
+    >>> ptp(tensor([1.0, 5.0, 3.0]))
+    tensor(4.)
+    """
+    return max(x, axis=axis, keepdims=keepdims) - min(x, axis=axis, keepdims=keepdims)
+
+
+def floating(x: Any) -> Any:
+    """Make integers floats, as NumPy's exp would."""
+    return x if x.dtype.kind == "f" else x.astype("float64")
+
+
 def shift(xp: Any, x: Any, axis: Axis) -> Any:
     """Return the maximum over axis, axes kept, that exponentials are shifted by; finite where it is -inf."""
     return xp.maximum(x.max(axis=axis, keepdims=True), float(xp.finfo(x.dtype).min))
 
 
 def _logsumexp(xp: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    m = shift(xp, x, axis)
+    x = floating(x)
+    m = xp.minimum(shift(xp, x, axis), float(xp.finfo(x.dtype).max))
     s = xp.exp(x - m).sum(axis=axis, keepdims=True)
-    out = xp.where(s > 0, xp.log(xp.where(s > 0, s, 1.0)) + m, -xp.inf)  # all -inf: log 0, without the warning
+    out = xp.where(s == 0, -xp.inf, xp.log(xp.where(s == 0, 1.0, s)) + m)  # all -inf: log 0, without the warning
     return out if keepdims else out.reshape(x.sum(axis=axis).shape)
 
 
@@ -168,5 +220,45 @@ argmax = Op(
 
     >>> argmax(tensor([[1.0, 5.0], [4.0, 3.0]]), axis=1)
     tensor([1, 0])
+    """,
+)
+
+argmin = Op(
+    lambda xp, x, *, axis=None, keepdims=False: x.argmin(axis=axis, keepdims=keepdims),
+    samplewise=_rows_apart,
+    doc="""Return the index of the first smallest element over axis (of the flattened array for None).
+
+    >>> argmin(tensor([[1.0, 5.0], [4.0, 3.0]]), axis=1)
+    tensor([0, 1])
+    """,
+)
+
+any = Op(
+    lambda xp, x, *, axis=None, keepdims=False: x.any(axis=axis, keepdims=keepdims),
+    samplewise=_rows_apart,
+    doc="""Tell over axis whether any element is nonzero.
+
+    >>> any(tensor([[0.0, 1.0], [0.0, 0.0]]), axis=1)
+    tensor([ True, False])
+    """,
+)
+
+all = Op(
+    lambda xp, x, *, axis=None, keepdims=False: x.all(axis=axis, keepdims=keepdims),
+    samplewise=_rows_apart,
+    doc="""Tell over axis whether all elements are nonzero.
+
+    >>> all(tensor([[1.0, 1.0], [1.0, 0.0]]), axis=1)
+    tensor([ True, False])
+    """,
+)
+
+count_nonzero = Op(
+    lambda xp, x, *, axis=None, keepdims=False: (x != 0).sum(axis=axis, keepdims=keepdims),
+    samplewise=_rows_apart,
+    doc="""Count the nonzero elements over axis.
+
+    >>> count_nonzero(tensor([0.0, 2.0, 3.0]))
+    tensor(2)
     """,
 )

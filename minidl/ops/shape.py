@@ -67,7 +67,7 @@ def inverse_order(axes: Sequence[int], ndim: int) -> tuple[int, ...]:
 broadcast_to = Op(
     lambda xp, x, *, shape: xp.broadcast_to(x, shape),
     lambda g, out, x, *, shape: g,  # the engine sums it back
-    samplewise=lambda shapes, *, shape: len(shapes[0]) == len(shape) and shapes[0][0] == shape[0],
+    samplewise=lambda shapes, *, shape: shapes[0][:1] == tuple(shape)[:1] and len(shapes[0]) == len(shape) > 0,
     doc="""Repeat along axes of length 1 and new leading axes until the shape is reached. A read-only view.
 
     >>> broadcast_to(tensor([1.0, 2.0]), (2, 2))

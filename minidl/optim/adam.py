@@ -15,8 +15,10 @@ class Adam(Optimizer):
         m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
         theta <- theta - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
 
-    The size of a step is about lr whatever the scale of the gradient; the first is lr sign(g). `amsgrad` divides by the
-    largest v so far instead (Reddi, Kale & Kumar 2018, Alg. 2), in PyTorch's form: v' = max v / (1 - b2^t).
+    The size of a step is about lr whatever the scale of the gradient; the first is lr sign(g). It is computed in the
+    order of the end of Sec. 2, with sqrt(1 - b2^t) drawn out of the quotient, which saves an operation in twelve.
+    `amsgrad` divides by the largest v so far (Reddi, Kale & Kumar 2018, Alg. 2), in PyTorch's form:
+    v' = max v / (1 - b2^t).
 
     ValueError for a negative or non-finite option, and for betas outside [0, 1).
 
@@ -50,15 +52,15 @@ class Adam(Optimizer):
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         return {**_debiased(group, t), "weight_decay": group["weight_decay"] or None}
 
-    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, c2, eps, weight_decay):
+    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, eps_hat, weight_decay):
         if weight_decay is not None:
             g = g + weight_decay * theta
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
         if v_max is None:
-            return theta - lr_hat * m / (xp.sqrt(v / c2) + eps), m, v
+            return theta - lr_hat * (m / (xp.sqrt(v) + eps_hat)), m, v
         v_max = xp.maximum(v_max, v)
-        return theta - lr_hat * m / (xp.sqrt(v_max / c2) + eps), m, v, v_max
+        return theta - lr_hat * (m / (xp.sqrt(v_max) + eps_hat)), m, v, v_max
 
 
 class AdamW(Optimizer):
@@ -102,18 +104,23 @@ class AdamW(Optimizer):
         decay = group["lr"] * group["weight_decay"]
         return {**_debiased(group, t), "shrink": 1 - decay if decay else None}
 
-    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, c2, eps, shrink):
+    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, eps_hat, shrink):
         if shrink is not None:
             theta = shrink * theta
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
         if v_max is None:
-            return theta - lr_hat * m / (xp.sqrt(v / c2) + eps), m, v
+            return theta - lr_hat * (m / (xp.sqrt(v) + eps_hat)), m, v
         v_max = xp.maximum(v_max, v)
-        return theta - lr_hat * m / (xp.sqrt(v_max / c2) + eps), m, v, v_max
+        return theta - lr_hat * (m / (xp.sqrt(v_max) + eps_hat)), m, v, v_max
 
 
 def _debiased(group: Mapping[str, Any], t: int) -> dict[str, Any]:
-    """Return the numbers of step t: m' and v' are divided by one minus the weight that zero still has in them."""
+    """Return the numbers of step t.
+
+    m / (1 - b1^t) and v / (1 - b2^t) undo the weight that the zeros at the start still have in m and v:
+    lr m' / (sqrt(v') + eps) = lr_hat m / (sqrt(v) + eps_hat).
+    """
     b1, b2 = group["betas"]
-    return {"b1": b1, "b2": b2, "lr_hat": group["lr"] / (1 - b1**t), "c2": 1 - b2**t, "eps": group["eps"]}
+    root = (1 - b2**t) ** 0.5
+    return {"b1": b1, "b2": b2, "lr_hat": group["lr"] * root / (1 - b1**t), "eps_hat": group["eps"] * root}

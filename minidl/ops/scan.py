@@ -1,0 +1,214 @@
+"""Running sums and products, sorting, and what is read off a sorted array.
+
+Products are trees of ordinary multiplications (and running ones a scan of them), so that zeros among the factors need
+no special case: the derivative of a product is exact to every order whatever vanishes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+
+from ..engine.op import Op
+from .functions import logaddexp
+from .index import take_along_axis
+from .rearrange import flip, moveaxis
+from .reduce import Axis, _axes, kept
+from .shape import concatenate, numpy_signature, ravel, reshape
+
+
+def _along(axis: int, index: Any) -> tuple:
+    """Return the index that applies to one axis, counted from the front."""
+    return (slice(None),) * axis + (index,)
+
+
+def _one_axis(x: Any, axis: int | None, who: str) -> tuple[Any, int]:
+    """Resolve axis as NumPy does: None flattens."""
+    if axis is None:
+        return ravel(x), 0
+    return x, normalize_axis_index(operator.index(axis), np.ndim(x), f"{who}: axis")
+
+
+# ---- products ----------------------------------------------------------------------------------------------------
+
+
+@numpy_signature
+def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Multiply the elements over axis; the product of nothing is 1.
+
+    Computed as a tree of pairwise products: [0, 2, 3] has the gradient [6, 0, 0].
+
+    >>> x = tensor([0.0, 2.0, 3.0], requires_grad=True)
+    >>> prod(x).backward()
+    >>> x.grad
+    tensor([6., 0., 0.])
+    """
+    shape = np.shape(x)
+    axes = _axes(axis, len(shape))
+    rest = tuple(n for i, n in enumerate(shape) if i not in axes)
+    n = math.prod(shape[i] for i in axes)
+    y = reshape(moveaxis(x, axes, range(len(axes))), (n, *rest))
+    if not n:
+        y = concatenate([y, y.sum(axis=0, keepdims=True) + 1], axis=0)
+    while y.shape[0] > 1:
+        half, odd = divmod(y.shape[0], 2)
+        pairs = y[:half] * y[half : 2 * half]
+        y = concatenate([pairs, y[2 * half :]]) if odd else pairs
+    return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(shape)) if keepdims else rest)
+
+
+def _scan(x: Any, axis: int, combine: Callable[[Any, Any], Any]) -> Any:
+    """Return the running combination along an axis in log2(n) steps (Hillis & Steele 1986)."""
+    n, step = x.shape[axis], 1
+    while step < n:
+        head, earlier, later = (_along(axis, s) for s in (slice(step), slice(n - step), slice(step, None)))
+        x = concatenate([x[head], combine(x[earlier], x[later])], axis=axis)
+        step *= 2
+    return x
+
+
+@numpy_signature
+def cumprod(x: Any, axis: int | None = None) -> Any:
+    """Multiply up along axis (None: of the flattened array): y_i = x_0 x_1 ... x_i. Zeros need no special case.
+
+    >>> cumprod(tensor([2.0, 3.0, 4.0]))
+    tensor([ 2.,  6., 24.])
+    """
+    x, axis = _one_axis(x, axis, "cumprod")
+    return _scan(x, axis, lambda a, b: a * b)
+
+
+@numpy_signature
+def logcumsumexp(x: Any, axis: int | None = None) -> Any:
+    """Compute log(e^x_0 + ... + e^x_i) along axis without overflow.
+
+    >>> [round(v, 3) for v in logcumsumexp(tensor([1000.0, 1000.0])).tolist()]
+    [1000.0, 1000.693]
+    """
+    x, axis = _one_axis(x, axis, "logcumsumexp")
+    return _scan(x, axis, logaddexp)
+
+
+_cumsum = Op(
+    lambda xp, x, *, axis: x.cumsum(axis=axis),
+    lambda g, out, x, *, axis: flip(_cumsum(flip(g, axis), axis=axis), axis),
+    name="cumsum",
+    samplewise=lambda shapes, *, axis: axis != 0,
+)
+
+
+@numpy_signature
+def cumsum(x: Any, axis: int | None = None) -> Any:
+    """Add up along axis (None: of the flattened array): y_i = x_0 + x_1 + ... + x_i.
+
+    >>> cumsum(tensor([1.0, 2.0, 3.0]))
+    tensor([1., 3., 6.])
+    """
+    x, axis = _one_axis(x, axis, "cumsum")
+    return _cumsum(x, axis=axis)
+
+
+# ---- order -------------------------------------------------------------------------------------------------------
+
+_argsort = Op(
+    lambda xp, x, *, axis: xp.argsort(x, axis=axis, kind="stable"),
+    name="argsort",
+    samplewise=lambda shapes, *, axis: axis != 0,
+)
+
+
+@numpy_signature
+def argsort(x: Any, axis: int | None = -1) -> Any:
+    """Return the indices that sort along axis, equal elements in their old order.
+
+    >>> argsort(tensor([3.0, 1.0, 2.0]))
+    tensor([1, 2, 0])
+    """
+    x, axis = _one_axis(x, axis, "argsort")
+    return _argsort(x, axis=axis)
+
+
+@numpy_signature
+def sort(x: Any, axis: int | None = -1) -> Any:
+    """Sort along axis, ascending; the gradient goes back to where each element came from.
+
+    >>> sort(tensor([3.0, 1.0, 2.0]))
+    tensor([1., 2., 3.])
+    """
+    x, axis = _one_axis(x, axis, "sort")
+    return take_along_axis(x, _argsort(x, axis=axis), axis)
+
+
+@numpy_signature
+def topk(x: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any]:
+    """Return the k largest (or smallest) elements along axis, best first, and their indices; ValueError unless k fits.
+
+    >>> topk(tensor([3.0, 1.0, 2.0]), 2)
+    (tensor([3., 2.]), tensor([0, 2]))
+    """
+    x, axis = _one_axis(x, axis, "topk")
+    n = x.shape[axis]
+    if not 0 <= k <= n:
+        raise ValueError(f"topk: k must be in [0, {n}] along axis {axis}, got {k}")
+    indices = _argsort(-x if largest else x, axis=axis)[_along(axis, slice(k))]
+    return take_along_axis(x, indices, axis), indices
+
+
+@numpy_signature
+def quantile(x: Any, q: float | tuple[float, ...], axis: Axis = None, keepdims: bool = False) -> Any:
+    """Compute quantiles over axis by linear interpolation between order statistics (NumPy's default method).
+
+    q is a number in [0, 1], or a sequence of them, which becomes the first axis of the result. The gradient goes to the
+    one or two elements between which the quantile lies.
+
+    >>> quantile(tensor([1.0, 2.0, 4.0]), 0.75)
+    tensor(3.)
+    """
+    if isinstance(q, (tuple, list)):
+        return concatenate([quantile(x, v, axis, keepdims)[None] for v in q])
+    shape = np.shape(x)
+    axes = _axes(axis, len(shape))
+    n = math.prod(shape[i] for i in axes)
+    if not 0 <= q <= 1 or not n:
+        raise ValueError(
+            f"quantile: needs q in [0, 1] and at least one element, got q={q} and shape {shape}, axis {axis}"
+        )
+    rest = tuple(n for i, n in enumerate(shape) if i not in axes)
+    y = sort(reshape(moveaxis(x, axes, range(len(axes))), (n, *rest)), 0)
+    low = math.floor(q * (n - 1))
+    weight = q * (n - 1) - low
+    value = y[low] if not weight else y[low] * (1 - weight) + y[low + 1] * weight
+    return kept(value, x, axis, False) if keepdims else value
+
+
+@numpy_signature
+def median(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Compute the median over axis: the middle element, or the mean of the two middle ones.
+
+    >>> median(tensor([1.0, 9.0, 2.0, 4.0]))
+    tensor(3.)
+    """
+    return quantile(x, 0.5, axis, keepdims)
+
+
+def unique(x: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    """Return the sorted distinct elements, and what else is asked for, as NumPy does; a constant to derivatives.
+
+    >>> unique(tensor([3, 1, 3]), return_counts=True)
+    (tensor([1, 3]), tensor([1, 2]))
+    """
+    wanted = {"return_index": return_index, "return_inverse": return_inverse, "return_counts": return_counts}
+    return _unique(x, **wanted)
+
+
+_unique = Op(
+    lambda xp, x, *, return_index, return_inverse, return_counts: xp.unique(
+        x, return_index=return_index, return_inverse=return_inverse, return_counts=return_counts
+    ),
+    name="unique",
+)
