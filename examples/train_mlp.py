@@ -11,6 +11,7 @@ In this order: the data and the network, a run and its checkpoint, training, the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -123,7 +124,7 @@ def train(run: Run) -> bool:
     """Train to the last epoch, printing a line for each; return False if Ctrl-C came first."""
     stops: list[int] = []  # Ctrl-C is only noted, for a checkpoint must not fall into the middle of a step
     before = signal.signal(signal.SIGINT, lambda number, frame: stops.append(number))
-    silent = not (sys.stderr and sys.stderr.isatty())
+    silent = not (sys.stderr and sys.stderr.isatty())  # no bar where nobody watches
     try:
         with tqdm(total=run.steps, initial=run.optimizer.steps, unit=" steps", leave=False, disable=silent) as bar:
             while run.optimizer.steps < run.steps and not stops:
@@ -149,15 +150,15 @@ def train(run: Run) -> bool:
     return not stops
 
 
-def draw(run: Run, path: str) -> None:
+def draw(run: Run, path: Path) -> None:
     """Draw the course of the training, and the test images that the network finds hardest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15])
     history = np.array(run.history).reshape(-1, 4)
-    for k, (axes, title) in enumerate(zip(upper.subplots(1, 2), ("loss (nats)", "accuracy"), strict=True)):
-        axes.plot(range(1, len(history) + 1), history[:, k::2], ".-", label=["training", "test"])
+    for k, (axes, title) in enumerate(zip(upper.subplots(1, 2), ("loss (nats)", "accuracy (%)"), strict=True)):
+        axes.plot(range(1, len(history) + 1), history[:, k::2] * (100 if k else 1), ".-", label=["training", "test"])
         axes.set(xlabel="epoch", title=title, yscale="linear" if k else "log")
         axes.grid(alpha=0.3)
         axes.legend()
@@ -166,12 +167,13 @@ def draw(run: Run, path: str) -> None:
     guesses = logs.argmax(axis=1)
     wrong = guesses != labels
     hardest = np.lexsort((logs[np.arange(len(labels)), labels], ~wrong))  # misread ones first, the surest among them
-    lower.suptitle(f"{wrong.sum():,} of {len(labels):,} test images are misread (red); the hardest of all:")
+    lower.suptitle(f"{wrong.sum():,} of {len(labels):,} test images are misread (red); the hardest are")
     for axes, i in zip(lower.subplots(2, 9).flat, hardest, strict=False):
         axes.imshow(images[i], cmap="gray_r")
         axes.axis("off")
-        text = f"{names[labels[i]]}" + f", read as {names[guesses[i]]}" * wrong[i]
-        axes.set_title(f"{text}\n({math.exp(logs[i].max()):.0%} sure)", color="tab:red" if wrong[i] else "k", fontsize=8)
+        title = f"{names[labels[i]]}\nread as {names[guesses[i]]} ({math.exp(logs[i].max()):.0%})"
+        axes.set_title(title, color="tab:red" if wrong[i] else "black", fontsize=8)
+    path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
@@ -189,8 +191,8 @@ def widths(text: str) -> list[int]:
     return [int(width) for width in text.split(",")]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the reader of the flags."""
+def prepare(argv: Sequence[str] | None) -> Run:
+    """Return the run that the flags ask for, new or from a checkpoint; exit code 2 if they cannot be obeyed."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style, allow_abbrev=False)
     parser.error = fail  # type: ignore[method-assign]
@@ -205,37 +207,30 @@ def make_parser() -> argparse.ArgumentParser:
     add("--lr", metavar="X", type=float, help="highest learning rate (default: 0.05 for sgd, else 0.005)")
     add("--seed", metavar="N", type=int, default=0, help="decides every random number (default: 0)")
     add("--save", metavar="PATH", help="write a checkpoint after each epoch (default: to that of --resume, if given)")
-    add("--resume", metavar="PATH", help="go on from a checkpoint, with the settings it was made with")
+    add("--resume", metavar="PATH", help="go on from a checkpoint, with its settings where no others are given")
     add("--plot", metavar="PATH", help="where to draw the figure (default: runs/train_mlp_DATA.png)")
     add("--no-plot", action="store_true", help="draw no figure")
-    return parser
-
-
-def prepare(argv: Sequence[str] | None) -> Run:
-    """Return the run that the flags ask for, new or from a checkpoint, having tried to write what it is to write."""
-    parser = make_parser()
     flags = parser.parse_args(argv)
     small, lr = flags.data == "digits", 0.05 if flags.optimizer == "sgd" else 0.005
     parser.set_defaults(epochs=20 if small else 10, batch_size=32 if small else 128, lr=lr, save=flags.resume)
     try:
         if flags.resume:
             tensors, texts = md.io.load_with_metadata(flags.resume)
-            rest = json.loads(texts.get("train_mlp") or fail(f"{flags.resume}: no checkpoint of this program"))
+            rest = json.loads(texts.get("train_mlp") or fail(f"{flags.resume}: is no checkpoint of this program"))
             parser.set_defaults(**rest["settings"])
-        flags = parser.parse_args(argv)  # again, with the defaults that depend on the first reading
+        flags = parser.parse_args(argv)  # again, now that the other defaults are known
         if flags.epochs < 1 or not 0 < flags.lr < math.inf:
-            fail(f"--epochs and --lr must be positive, got {flags.epochs} and {flags.lr}")
+            fail(f"--epochs and --lr must be positive, got {flags.epochs} and {flags.lr:g}")
+        if flags.plot and not os.access(Path(flags.plot).parent, os.W_OK):
+            fail(f"--plot {flags.plot}: its folder does not exist, or cannot be written to")
         run = Run(flags)
         if flags.resume:
             run.load(tensors, rest)
+            if flags.seed != rest["settings"]["seed"]:
+                fail(f"--seed {flags.seed}: a run goes on with the random numbers of its own seed; leave it out")
         if flags.save:
             run.save(flags.save)
-        if not flags.no_plot:
-            from matplotlib.figure import Figure
-
-            Path("runs").mkdir(exist_ok=True) if not flags.plot else None
-            Figure(figsize=(1, 1)).savefig(flags.plot or f"runs/train_mlp_{flags.data}.png")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
     return run
 
@@ -244,14 +239,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train as the flags say; return 0, or 130 after Ctrl-C, or 1 if nobody reads what is printed."""
     try:
         run = prepare(argv)
-        flags, images, test = run.flags, run.train_data[0], run.test_data[0]
-        sizes, count = [images[0].size, *flags.hidden, 10], sum(p.size for p in run.model.parameters())
-        print(f"data      {flags.data}: {len(images):,} training and {len(test):,} test images of 28 x 28 pixels")
-        print(f"network   {'-'.join(map(str, sizes))}, {count:,} parameters, on {flags.device}")
-        print(f"steps     {flags.optimizer}, learning rate up to {flags.lr:g}, {flags.epochs} epochs of {len(run.loader)} batches of {flags.batch_size}")
+        flags, (n, height, width), tests = run.flags, run.train_data[0].shape, len(run.test_data[0])
+        network = "-".join(map(str, [height * width, *flags.hidden, 10]))
+        print(f"data      {flags.data}, {n:,} images to train on and {tests:,} to test with, {height} x {width} pixels")
+        print(f"network   {network} on {flags.device}, {sum(p.size for p in run.model.parameters()):,} parameters")
+        print(f"method    {flags.optimizer}, learning rate up to {flags.lr:g}, {flags.batch_size} images a step")
+        print("epoch   train loss  accuracy   test loss  accuracy   seconds", flush=True)
         finished = train(run)
-        if flags.plot:
-            draw(run, flags.plot)
+        if not finished:
+            print(f"stopped after step {run.optimizer.steps:,} of {run.steps:,}")
+        if flags.save:
+            print(f"saved     {flags.save}")
+        if not flags.no_plot:
+            path = Path(flags.plot or f"runs/train_mlp_{flags.data}.png")
+            try:
+                draw(run, path)
+            except (ImportError, OSError, ValueError) as error:  # no matplotlib, a read-only folder, an odd format
+                if flags.plot:
+                    fail(f"--plot {path}: {error}")
+                path = f"none, {error}"
+            print(f"figure    {path}")
         return 0 if finished else 130
     except KeyboardInterrupt:
         return 130
@@ -261,4 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(ImportError):
+        md.threads(1)  # matrices this small are not worth sharing: threads would only wait for each other
     sys.exit(main())

@@ -12,7 +12,7 @@ from numpy import bool_, float16, float32, float64, int8, int16, int32, int64, u
 
 from . import creation, data, func, io, nn, ops, optim, random
 from ._threads import threads
-from .creation import *  # noqa: F403 (its __all__ is what it offers)
+from .creation import *
 from .engine import autograd
 from .engine.anomaly import detect_anomaly
 from .engine.backend import Device as device
@@ -22,7 +22,7 @@ from .engine.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enable
 from .engine.op import Op
 from .engine.tensor import Parameter, Tensor, live_tensors
 from .io import load, save
-from .ops import *  # noqa: F403
+from .ops import *
 
 __version__ = "0.1.0"
 # fmt: off

@@ -13,29 +13,27 @@ from minidl.engine.backend import to_numpy
 from minidl.nn import init
 
 SHAPE = (200, 300)
-RELU = math.sqrt(2)
 
 
 def std_of_uniform(bound):
     return bound / math.sqrt(3)
 
 
-CASES = {  # how to draw, the mean, the standard deviation, the largest value (None: unbounded)
+XAVIER = math.sqrt(2 / 500)
+CASES = {  # how to draw, the mean, the standard deviation, the bound (None: there is none)
     "uniform": (lambda t: init.uniform_(t, -1.0, 3.0), 1.0, 4 / math.sqrt(12), 2.0),
     "normal": (lambda t: init.normal_(t, 2.0, 0.5), 2.0, 0.5, None),
-    "xavier_uniform": (init.xavier_uniform_, 0.0, math.sqrt(2 / 500), math.sqrt(6 / 500)),
-    "xavier_uniform tanh": (lambda t: init.xavier_uniform_(t, 5 / 3), 0.0, 5 / 3 * math.sqrt(2 / 500), 5 / 3 * math.sqrt(6 / 500)),
-    "xavier_normal": (init.xavier_normal_, 0.0, math.sqrt(2 / 500), None),
-    "kaiming_uniform": (init.kaiming_uniform_, 0.0, RELU / math.sqrt(300), RELU * math.sqrt(3 / 300)),
-    "kaiming_uniform fan_out": (
-        lambda t: init.kaiming_uniform_(t, mode="fan_out", nonlinearity="relu"), 0.0, RELU / math.sqrt(200), RELU * math.sqrt(3 / 200)
-    ),
-    "kaiming_uniform linear layer": (lambda t: init.kaiming_uniform_(t, a=math.sqrt(5)), 0.0, std_of_uniform(300**-0.5), 300**-0.5),
-    "kaiming_normal": (lambda t: init.kaiming_normal_(t, nonlinearity="relu"), 0.0, RELU / math.sqrt(300), None),
+    "xavier_uniform": (init.xavier_uniform_, 0.0, XAVIER, math.sqrt(3) * XAVIER),
+    "xavier_uniform 2": (lambda t: init.xavier_uniform_(t, 2.0), 0.0, 2 * XAVIER, math.sqrt(12) * XAVIER),
+    "xavier_normal": (init.xavier_normal_, 0.0, XAVIER, None),
+    "kaiming_uniform": (init.kaiming_uniform_, 0.0, math.sqrt(2 / 300), math.sqrt(6 / 300)),
+    "kaiming_uniform fan_out": (lambda t: init.kaiming_uniform_(t, 0, "fan_out", "relu"), 0.0, 0.1, math.sqrt(3) * 0.1),
+    "kaiming_uniform sqrt 5": (lambda t: init.kaiming_uniform_(t, a=math.sqrt(5)), 0.0, 1 / 30, 1 / math.sqrt(300)),
+    "kaiming_normal": (lambda t: init.kaiming_normal_(t, nonlinearity="relu"), 0.0, math.sqrt(2 / 300), None),
     "kaiming_normal leaky": (lambda t: init.kaiming_normal_(t, a=0.5), 0.0, math.sqrt(2 / 1.25 / 300), None),
-    "kaiming_normal linear": (lambda t: init.kaiming_normal_(t, nonlinearity="linear"), 0.0, 1 / math.sqrt(300), None),
+    "kaiming_normal linear": (lambda t: init.kaiming_normal_(t, nonlinearity="linear"), 0.0, math.sqrt(1 / 300), None),
     "orthogonal": (lambda t: init.orthogonal_(t, 3.0), 0.0, 3 / math.sqrt(300), None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -91,8 +89,8 @@ def test_fewer_than_two_axes_have_no_fan(shape):
 @pytest.mark.parametrize(
     ("name", "param", "gain"),
     [
-        ("linear", None, 1), ("conv2d", None, 1), ("sigmoid", None, 1), ("tanh", None, 5 / 3), ("relu", None, math.sqrt(2)),
-        ("selu", None, 0.75), ("leaky_relu", None, math.sqrt(2 / 1.0001)), ("leaky_relu", 2.0, math.sqrt(2 / 5)),
+        ("linear", None, 1), ("conv2d", None, 1), ("sigmoid", None, 1), ("tanh", None, 5 / 3), ("selu", None, 0.75),
+        ("relu", None, math.sqrt(2)), ("leaky_relu", None, math.sqrt(2 / 1.0001)), ("leaky_relu", 2.0, math.sqrt(2 / 5)),
     ],
 )  # fmt: skip
 def test_gains(name, param, gain):

@@ -70,7 +70,7 @@ def test_losses_of_nothing():
         lambda: F.mse_loss(md.zeros(0, 2), md.zeros(0, 2)),
         lambda: F.cross_entropy(md.zeros(0, 2), md.zeros(0, dtype="int64")),
     ):
-        with pytest.raises(ValueError, match="at least one"):
+        with pytest.raises(ValueError, match="at least one|empty batch"):
             empty()
 
 

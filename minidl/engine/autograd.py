@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,10 @@ class _Walk:
         for root, seed in zip(roots, seeds, strict=True):
             self.arrive(root, seed, None, None)
 
-    def run(self) -> dict[Node, Any]:
+    def run(self, places: ExitStack) -> dict[Node, Any]:
         """Hand each node's gradient on to its parents, the latest node first; return those of leaves and targets."""
         pending, needed, create, retain, watch = self.pending, self.needed, self.create, self.retain, mode.watch
+        several, here = len(MODULES) > 1, "cpu"
         for node in self.order:
             g = pending.pop(node, None)
             if g is None or (needed is not None and node not in needed):
@@ -88,6 +90,9 @@ class _Walk:
                 check_unwritten(node)
             if watch is not None:
                 watch.before(node)
+            if several and node.device != here and node.device != "cpu":
+                here = node.device
+                places.enter_context(on_device(here)[1])  # a rule on raw arrays computes on the current GPU
             op, static = node.op, node.static
             args, out = as_tensors(node) if create else (node.args, node.out)
             if op.joint is not None:
@@ -241,10 +246,8 @@ def _walk(
     before, mode.record = mode.record, (2 if mode.watch else 1) if create else 0
     try:
         walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create, keep)
-        if nodes[0].device == "cpu":
-            return walk.run()
-        with on_device(nodes[0].device)[1]:
-            return walk.run()
+        with ExitStack() as places:
+            return walk.run(places)
     finally:
         mode.record = before
 

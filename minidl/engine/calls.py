@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import MODULES
 from .explain import explain
 from .node import Node, mode, tick
 from .tensor import TENSORS, Tensor, wrap
@@ -147,7 +148,7 @@ def _general(op: Any) -> Callable[..., Any]:
             raise explain(op, error, args, static) from error
         if type(out) is tuple:
             return op.several(out, arrays, parents, static, tracked) if wrapped else out
-        if type(out) is not np.ndarray:
+        if type(out) not in MODULES:  # a move to a GPU gives an array of another module
             out = np.asarray(out)
         if not wrapped:
             return out

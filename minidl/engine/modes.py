@@ -15,16 +15,13 @@ class _GradMode:
 
     _enabled = True
 
-    def __init__(self) -> None:
-        self._stack: list[int] = []
-
     def __enter__(self) -> _GradMode:
-        self._stack.append(mode.record)
+        mode.outer.append(mode.record)
         switch(self._enabled)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        mode.record = self._stack.pop()
+        mode.record = mode.outer.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isgeneratorfunction(function):
@@ -78,13 +75,12 @@ class set_grad_enabled(_GradMode):
     """
 
     def __init__(self, enabled: bool):
-        super().__init__()
         self._enabled = bool(enabled)
         self._before: int | None = mode.record
         switch(self._enabled)
 
     def __enter__(self) -> set_grad_enabled:
-        self._stack.append(mode.record if self._before is None else self._before)
+        mode.outer.append(mode.record if self._before is None else self._before)
         self._before = None
         switch(self._enabled)
         return self

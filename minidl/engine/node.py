@@ -31,6 +31,9 @@ class Mode(threading.local):
     record = 1  # 1: record nodes (the fast path); 0: do not; 2: record, and describe each node to `watch`
     watch: Any = None  # called with each new node (anomaly mode)
 
+    def __init__(self) -> None:
+        self.outer: list[int] = []  # `record` outside the grad-mode blocks this thread is in
+
 
 mode = Mode()
 

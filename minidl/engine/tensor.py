@@ -231,9 +231,9 @@ class Tensor:
     __hash__ = object.__hash__  # by identity: == compares elements
 
     def __repr__(self) -> str:
-        flag = ", requires_grad=True" if self.is_leaf and self.requires_grad else ""
-        if not self.is_leaf:
-            flag = f", op={self.node.op.name}" if self.node and self.node.op else ", op=pick"
+        flag = ", requires_grad=True" if self.requires_grad else ""
+        if self.node is not None and not self.is_leaf:
+            flag = f", op={getattr(self.node.op, 'name', 'pick')}"
         place = "" if type(self.array) is np.ndarray else f", device='{self.device}'"
         kind = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
         text = np.array2string(to_numpy(self.array), separator=", ", prefix="tensor(")

@@ -96,7 +96,7 @@ class _BatchNorm(Module):
             rule = "expected more than 1 value per channel when training"
             raise ValueError(f"{self._title()}: {rule}, got {n} (shape {tuple(x.shape)}); a batch of one needs eval()")
         out, mean, var = batch_norm_train(x, weight, bias, eps=self.eps)
-        if self.training and self.running_mean is not None and not is_frozen():
+        if self.running_mean is not None and not is_frozen():  # then this is training
             averages = (self.running_mean, self.running_var, self.num_batches_tracked)
             _update_statistics(mean, var, *averages, momentum=self.momentum, n=n)
         return out

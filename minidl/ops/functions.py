@@ -395,3 +395,35 @@ erfc = Op(
     '1.5374597944e-12'
     """,
 )
+
+# fmt: off
+__all__ = [
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctan2",
+    "arctanh",
+    "cbrt",
+    "cos",
+    "cosh",
+    "erf",
+    "erfc",
+    "exp2",
+    "expm1",
+    "hypot",
+    "log1p",
+    "log2",
+    "log10",
+    "logaddexp",
+    "logaddexp2",
+    "reciprocal",
+    "sin",
+    "sinc",
+    "sinh",
+    "square",
+    "tan",
+    "xlogy",
+]
+# fmt: on

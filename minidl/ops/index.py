@@ -173,3 +173,10 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
             f"take_along_axis: indices must have x's shape except along axis {axis}, got {other} for {shape}"
         )
     return _take_along(x, indices, axis=axis)
+
+
+# fmt: off
+__all__ = [
+    "getitem", "take_along_axis",
+]
+# fmt: on

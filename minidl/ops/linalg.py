@@ -74,3 +74,9 @@ matmul = Op(
     tensor([[11.]])
     """,
 )
+
+# fmt: off
+__all__ = [
+    "matmul",
+]
+# fmt: on

@@ -14,7 +14,7 @@ from .. import random
 from ..engine.backend import array_module, device_of, to_device
 from ..engine.node import mode
 from ..engine.op import Op
-from .elementwise import exp, sqrt
+from .elementwise import exp, multiply, sqrt
 from .linalg import check_dtypes, matmul
 from .reduce import floating, kept, shift
 
@@ -158,10 +158,10 @@ log_softmax = Op(
 
 def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
     """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_losses`."""
-    if x.dtype.kind != "f" or not x.ndim:
-        raise TypeError(
-            f"cross_entropy: logits must be floating, (n, c, ...) or (c,), got {x.dtype} of shape {x.shape}"
-        )
+    if not x.ndim:
+        raise ValueError("cross_entropy: logits must be (n, c, ...) or (c,), got shape ()")
+    if x.dtype.kind != "f":
+        raise TypeError(f"cross_entropy: logits must be floating, got {x.dtype}; use .astype('float32')")
     if target.dtype.kind not in "iu":
         raise TypeError(
             f"cross_entropy: targets must be integer class numbers, got {target.dtype}; use .astype('int64')"
@@ -393,4 +393,12 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
         raise ValueError(f"dropout: p must be in [0, 1], got p={p}")
     if not training or p == 0:
         return x
-    return x * dropout_mask(x, p=float(p))
+    return multiply(x, dropout_mask(x, p=float(p)))
+
+
+# fmt: off
+__all__ = [
+    "batch_norm", "batch_norm_train", "cross_entropy", "dropout", "dropout_mask", "linear", "log_softmax", "relu",
+    "softmax",
+]
+# fmt: on

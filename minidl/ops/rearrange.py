@@ -363,3 +363,12 @@ def nonzero(x: Any) -> tuple[Any, ...]:
     (tensor([1, 2]),)
     """
     return _nonzero(atleast_1d(x))
+
+
+# fmt: off
+__all__ = [
+    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "index_add", "index_set", "meshgrid",
+    "moveaxis", "nonzero", "pad", "put_along_axis", "repeat", "roll", "split", "swapaxes", "take", "tile", "tril",
+    "triu",
+]
+# fmt: on

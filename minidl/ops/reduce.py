@@ -262,3 +262,9 @@ count_nonzero = Op(
     tensor(2)
     """,
 )
+
+# fmt: off
+__all__ = [
+    "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min", "ptp", "std", "sum", "var",
+]
+# fmt: on

@@ -193,3 +193,12 @@ def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: 
     True
     """
     return bool(isclose(x, y, rtol, atol, equal_nan).all())
+
+
+# fmt: off
+__all__ = [
+    "allclose", "bitwise_xor", "ceil", "clip", "copysign", "floor", "floor_divide", "fmod", "isclose", "isfinite",
+    "isinf", "isnan", "logical_and", "logical_not", "logical_or", "logical_xor", "mod", "nan_to_num", "round",
+    "signbit", "trunc",
+]
+# fmt: on

@@ -212,3 +212,9 @@ _unique = Op(
     ),
     name="unique",
 )
+
+# fmt: off
+__all__ = [
+    "argsort", "cumprod", "cumsum", "logcumsumexp", "median", "prod", "quantile", "sort", "topk", "unique",
+]
+# fmt: on

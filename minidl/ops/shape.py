@@ -211,3 +211,10 @@ def _sequence(arrays: Any, who: str) -> list:
     if not xs:
         raise ValueError(f"{who}: needs at least one array, got an empty sequence")
     return xs
+
+
+# fmt: off
+__all__ = [
+    "broadcast_to", "concatenate", "expand_dims", "ravel", "reshape", "squeeze", "stack", "transpose",
+]
+# fmt: on
