@@ -181,8 +181,8 @@ def draw(run: Run, path: Path) -> None:
 
 
 def fail(message: object) -> NoReturn:
-    """End with one line that says what is wrong, and exit code 2."""
-    print(f"train_mlp.py: {' '.join(str(message).split())}", file=sys.stderr)
+    """Say what is wrong with what was asked for, and end with exit code 2."""
+    print(f"train_mlp.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -110,7 +110,7 @@ def run(program, arrays, slots, gradients, numbers, device="cpu"):
     store = Segment(here, {name: [to_device(own[k], device) for own in slots] for k, name in enumerate(names)})
     grads = [to_device(g, device) for g in gradients]
     copies = [to_numpy(g).copy() for g in grads]
-    run_together([store.start(program, grads, numbers)])
+    run_together([(store, store.start(program, grads, numbers))])
     for g, copy in zip(grads, copies, strict=True):
         np.testing.assert_array_equal(to_numpy(g), copy)  # gradients are read, never written
     after = [[to_numpy(x).copy() for x in store.slot(name)] for name in names]
@@ -364,7 +364,8 @@ def test_a_total_is_taken_over_all_parameters_of_all_segments(rng):
     x32, g32 = [a.astype(np.float32) for a in x], [a.astype(np.float32) for a in g]
     here, there = [a.copy() for a in x], [a.copy() for a in x32]
     stores = [Segment(arrays, {"s": [0.0] * 3}) for arrays in (here, there)]
-    run_together([store.start(program, grads, {"lr": 0.1}) for store, grads in zip(stores, (g, g32), strict=True)])
+    pairs = zip(stores, (g, g32), strict=True)
+    run_together([(store, store.start(program, grads, {"lr": 0.1})) for store, grads in pairs])
     total = sum(float(a @ a) for a in [*g, *g32])
     for new, old, grad in zip(here, x, g, strict=True):
         np.testing.assert_allclose(new, old - 0.1 * grad / math.sqrt(total) * np.linalg.norm(grad), rtol=1e-6)

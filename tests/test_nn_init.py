@@ -90,7 +90,7 @@ def test_fewer_than_two_axes_have_no_fan(shape):
     ("name", "param", "gain"),
     [
         ("linear", None, 1), ("conv2d", None, 1), ("sigmoid", None, 1), ("tanh", None, 5 / 3), ("selu", None, 0.75),
-        ("relu", None, math.sqrt(2)), ("leaky_relu", None, math.sqrt(2 / 1.0001)), ("leaky_relu", 2.0, math.sqrt(2 / 5)),
+        ("relu", None, math.sqrt(2)), ("leaky_relu", None, math.sqrt(2 / 1.0001)), ("leaky_relu", 2, math.sqrt(2 / 5)),
     ],
 )  # fmt: skip
 def test_gains(name, param, gain):

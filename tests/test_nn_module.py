@@ -330,7 +330,7 @@ def test_forward_pre_hooks_replace_the_arguments():
     x = md.ones(2, 4)
     plain = net(x, shift=1.0)
     handle = net.register_forward_pre_hook(lambda module, args: (args[0] * 0,))
-    assert not np.array_equal(net(x, shift=1.0).detach().numpy(), plain.detach().numpy())
+    assert np.array_equal(net(x, shift=1.0).detach().numpy(), net.forward(x * 0, shift=1.0).detach().numpy())
     handle.remove()
     assert np.array_equal(net(x, shift=1.0).detach().numpy(), plain.detach().numpy())
     single = net.register_forward_pre_hook(lambda module, args: args[0])

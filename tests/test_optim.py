@@ -10,6 +10,7 @@ import pytest
 
 import minidl as md
 from minidl.engine import node
+from minidl.engine.backend import to_device
 from minidl.optim import SGD, Adam, AdamW
 from minidl.optim import segment as segments
 from optim_cases import KINDS, VARIED, Case, arrays, assert_same, parameter, parameters, set_gradients, train
@@ -281,11 +282,29 @@ def test_numpy_and_the_gpu_text_agree_bitwise(kind, rng, fake_cuda):
     for _ in range(3):
         set_gradients(params, rng)
         for p, q in zip(params, others, strict=True):
-            q.grad = md.engine.backend.to_device(p.grad.data.copy("C"), "cuda:0")
+            q.grad = to_device(p.grad.data.copy("C"), "cuda:0")
         one.step()
         with md.transfers(max=0):
             two.step()
     assert_same(arrays(others), arrays(params))
+
+
+def test_parameters_on_two_gpus_and_the_cpu_may_share_an_optimizer(rng, fake_cuda):
+    places = ["cpu", "cuda:0", "cuda:1", "cuda:1"]
+    with fake_cuda.devices(2):
+        x, g = ([rng.standard_normal((3, 4)) for _ in places] for _ in range(2))
+        params = [parameter(a.copy(), place) for a, place in zip(x, places, strict=True)]
+        alone = [parameter(a.copy()) for a in x]
+        for p, q, a in zip(params, alone, g, strict=True):
+            p.grad, q.grad = to_device(a, p.device), a.copy()
+        here, there = Adam(params, lr=0.1), Adam(alone, lr=0.1)
+        for optimizer in (here, there):
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+        assert [p.device for p in params] == places
+        assert_same(arrays(params), arrays(alone))
 
 
 # ---- known truths ----------------------------------------------------------------------------------------------------

@@ -93,6 +93,13 @@ def test_what_cannot_be_optimized_is_refused(params, error, match):
         SGD(params)
 
 
+def test_a_parameter_that_cannot_be_written_is_refused():
+    w = leaf(2)
+    w.data = np.broadcast_to(np.ones(1), (2,))
+    with pytest.raises(ValueError, match=r"parameter '0' \(2,\) is read-only; set p\.data = p\.data\.copy\(\)"):
+        SGD([w])
+
+
 def test_two_tensors_that_share_one_array_are_one_parameter():
     w = leaf(2)
     u = leaf(2)

@@ -128,9 +128,10 @@ SPOILED = [
     (spoiled(lambda s: s["param_groups"][0]["names"].pop()), r"doesn't match the size .*missing \['b'\]"),
     (spoiled(lambda s: s["param_groups"][0].update(names=["w", "c"])), r"missing \['b'\], unexpected \['c'\]"),
     (spoiled(lambda s: s["state"].update(z={"t": 1})), r"state of unknown parameters \['z'\]"),
+    (spoiled(lambda s: s["state"].update(w=3)), "w: must be a dictionary, got int"),
     (spoiled(lambda s: s["state"]["w"].pop("m")), r"w: missing \['m'\], unexpected \[\]"),
     (spoiled(lambda s: s["state"]["w"].update(x=1)), r"w: missing \[\], unexpected \['x'\]"),
-    (spoiled(lambda s: s["state"]["w"].update(m=np.ones(3))), r"w\.m: shape \(3,\), the parameter has \(2, 2\)"),
+    (spoiled(lambda s: s["state"]["w"].update(m=np.ones(3))), r"w\.m: shape \(3,\), must be \(2, 2\)"),
     (spoiled(lambda s: s["state"]["b"].update(v=np.ones(2, "f4"))), "b.v: dtype float32, the parameter has float64"),
     (spoiled(lambda s: s["state"]["b"].update(v=[1.0, 2.0])), "b.v: must be an array, got list"),
     (spoiled(lambda s: s["state"]["b"].update(t=0)), "b: t must be an int >= 1, got 0"),
@@ -322,8 +323,24 @@ def test_a_matrix_method_keeps_slots_of_its_own_shape_and_can_be_resumed(rng):
     second = RowScaled(others)
     second.load_state_dict(first.state_dict())
     assert second.state["0"]["rows"].shape == (3,)
+    state = first.state_dict()
+    state["state"]["0"]["rows"] = np.ones(4)
+    with pytest.raises(ValueError, match=r"0\.rows: shape \(4,\), must be \(3,\)"):
+        second.load_state_dict(state)
     with pytest.raises(TypeError, match="update_tensor runs as it is written"):
         second.program()
+
+
+def test_a_matrix_method_that_returns_other_shapes_is_refused_and_nothing_moves():
+    class Wrong(RowScaled):
+        def update_tensor(self, xp, theta, g, rows, *, lr):
+            return theta[:1], rows
+
+    w = leaf(3, 2)
+    w.grad = np.ones((3, 2))
+    with pytest.raises(ValueError, match=r"shapes \[\(3, 2\), \(3,\)\], got \[\(1, 2\), \(3,\)\]"):
+        Wrong([w]).step()
+    np.testing.assert_array_equal(w.data, 1.0)
 
 
 def test_a_slot_may_start_as_the_parameter_at_its_first_step(rng):

@@ -58,7 +58,7 @@ def _unary(op: Any) -> Callable[..., Any]:
         t.array = out
         t._grad = t.node = None
         parent = x.node
-        if parent is None or not thread.record:
+        if parent is None or not (record := thread.record):
             return t
         t.node = node = Node()
         node.op = op
@@ -70,7 +70,7 @@ def _unary(op: Any) -> Callable[..., Any]:
         node.shape = out.shape
         node.dtype = out.dtype
         node.hooks = None
-        if thread.record == 2:
+        if record == 2:
             thread.watch(node)
         return t
 
@@ -104,7 +104,7 @@ def _binary(op: Any, slow: Callable[[tuple, dict], Any]) -> Callable[..., Any]:
         t = new(Tensor)
         t.array = out
         t._grad = t.node = None
-        if (m is None and n is None) or not thread.record:
+        if (m is None and n is None) or not (record := thread.record):
             return t
         t.node = node = Node()
         node.op = op
@@ -116,7 +116,7 @@ def _binary(op: Any, slow: Callable[[tuple, dict], Any]) -> Callable[..., Any]:
         node.shape = out.shape
         node.dtype = out.dtype
         node.hooks = None
-        if thread.record == 2:
+        if record == 2:
             thread.watch(node)
         return t
 

@@ -45,8 +45,11 @@ def check_grad(
     """
     arrays = [x.array if isinstance(x, Tensor) else as_array(x, who="check_grad") for x in _tuple(inputs)]
     _check_inputs(arrays)
+    if type(order) is not int or order < 1:
+        raise ValueError(f"check_grad: order must be an integer of at least 1, got {order!r}")
     rng = np.random.Generator(np.random.Philox(key=seed))
-    _check(f, arrays, order, rtol, atol, rng, 1)
+    with enable_grad():
+        _check(f, arrays, order, rtol, atol, rng, 1)
 
 
 def _check_inputs(arrays: list) -> None:

@@ -24,6 +24,9 @@ class _GradMode:
         mode.record = mode.outer.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            name = type(self).__name__
+            raise TypeError(f"{name}: a coroutine function runs after its decorator; use `with {name}():` in its body")
         if inspect.isgeneratorfunction(function):
             return self._wrap_generator(function)
 

@@ -11,7 +11,7 @@ from ..engine.backend import default_device, device_of, get_default_dtype, on_de
 from ..engine.node import stamp
 from ..engine.op import Op
 from ..engine.tensor import Tensor, wrap
-from ..ops.network import batch_norm, batch_norm_train
+from ..ops.batch import batch_norm, batch_norm_train
 from . import init
 from .frozen import is_frozen
 from .layers import dtypes_differ, new_parameter, size

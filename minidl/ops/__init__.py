@@ -10,7 +10,8 @@ import numpy as np
 from ..engine.calls import operator
 from ..engine.op import Op, takes
 from ..engine.tensor import NUMPY_FUNCTIONS, Tensor
-from . import elementwise, functions, index, linalg, network, rearrange, reduce, rounding, scan, shape
+from . import batch, elementwise, functions, index, linalg, network, rearrange, reduce, rounding, scan, shape
+from .batch import *
 from .elementwise import *
 from .functions import *
 from .index import *
@@ -94,6 +95,7 @@ setattr(Tensor, "mT", property(linalg.swap))  # noqa: B010
 # ---- numpy.f(tensor) ---------------------------------------------------------------------------------------------
 
 __all__ = [
+    *batch.__all__,
     *elementwise.__all__,
     *functions.__all__,
     *index.__all__,

@@ -1,4 +1,4 @@
-"""Functions of analysis: powers and logarithms to other bases, trigonometry, hyperbolic functions, erf.
+"""Functions of analysis: powers and logarithms to other bases, trigonometry, hyperbolic functions.
 
 Each is the function and its derivative; saved is whichever of x and the result makes the derivative cheaper.
 """
@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from ..engine.op import Op
-from .elementwise import exp, log, sqrt, tanh, where
-from .special import erf_values, erfc_values
+from .elementwise import log, sigmoid, sqrt, where
+from .special import erf, erfc
 
 # ---- powers and roots --------------------------------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ log10 = Op(
 
 def _share(a: Any, b: Any) -> Any:
     """e^a / (e^a + e^b) without overflow: the weight of a in logaddexp(a, b); half each at equal infinities."""
-    d = where(a == b, 0.0, a - b)
-    return 0.5 * (1 + tanh(0.5 * d))
+    same = (a == b) & (abs(a) == math.inf)
+    return sigmoid(where(same, 0.0, a) - where(same, 0.0, b))
 
 
 logaddexp = Op(
@@ -146,27 +146,27 @@ logaddexp2 = Op(
 )
 
 
-def _xlogy_first(g: Any, out: Any, x: Any, y: Any) -> Any:
-    """d/dx = log y, taken as 0 where x = y = 0."""
-    return g * log(where((x == 0) & (y == 0), 1.0, y))
-
-
-def _xlogy_second(g: Any, out: Any, x: Any, y: Any) -> Any:
-    """d/dy = x / y, taken as 0 where x = 0."""
-    return g * (x / where(x == 0, 1.0, y))
+def _positive(x: Any, y: Any) -> Any:
+    """Return y, with 1 where x log y is 0 because x is, and log y and x / y do not exist."""
+    return where((x == 0) & (y <= 0), 1.0, y)
 
 
 def _xlogy(xp: Any, x: Any, y: Any) -> Any:
-    return x * xp.log(xp.where(x == 0, 1.0, y))
+    if isinstance(y, (int, float)):
+        y = xp.asarray(y, dtype=(x * 1.0).dtype)  # beside `where`'s other number it would become float64
+    nothing = (x == 0) & (y == y)
+    return x * xp.log(xp.where(nothing, 1.0, y))
 
 
 xlogy = Op(
     _xlogy,
-    _xlogy_first,
-    _xlogy_second,
+    lambda g, out, x, y: g * log(_positive(x, y)),
+    lambda g, out, x, y: g * (x / _positive(x, y)),
     saves="x y",
     samplewise=True,
-    doc="""Compute x log y elementwise, 0 where x = 0 whatever y is: the terms of an entropy.
+    doc="""Compute x log y elementwise, 0 where x = 0 unless y is NaN: the terms of an entropy.
+
+    The derivatives log y and x / y are taken as 0 where x = 0 and y <= 0.
 
     >>> xlogy(tensor([0.0, 2.0]), tensor([0.0, 1.0]))
     tensor([0., 0.])
@@ -249,9 +249,10 @@ arctan = Op(
 
 
 def _over_radius(g: Any, a: Any, x: Any, y: Any) -> Any:
-    """g a / (x^2 + y^2), taken as 0 at the origin."""
-    r2 = x * x + y * y
-    return g * a / where(r2 == 0, 1.0, r2)
+    """g a / (x^2 + y^2), taken as 0 at the origin; the squares themselves would overflow and vanish early."""
+    r = hypot(x, y)
+    r = where(r == 0, 1.0, r)
+    return g * (a / r / r)
 
 
 arctan2 = Op(
@@ -271,8 +272,8 @@ arctan2 = Op(
 
 hypot = Op(
     "hypot",
-    lambda g, out, x, y: g * x / where(out == 0, 1.0, out),
-    lambda g, out, x, y: g * y / where(out == 0, 1.0, out),
+    lambda g, out, x, y: g * (x / where(out == 0, 1.0, out)),
+    lambda g, out, x, y: g * (y / where(out == 0, 1.0, out)),
     saves="x y out",
     samplewise=True,
     doc="""Compute sqrt(x^2 + y^2) elementwise without overflow. The derivative at the origin is taken as 0.
@@ -283,19 +284,22 @@ hypot = Op(
 )
 
 
+def _sinc(xp: Any, x: Any) -> Any:
+    z = math.pi * xp.where(x == 0, 1.0, x)  # NumPy's own puts 1e-20 for 0, which is 0 again in float16
+    return xp.where(x == 0, 1.0, xp.sin(z) / z)
+
+
 def _sinc_rule(g: Any, out: Any, x: Any) -> Any:
-    """d/dx = (cos(pi x) - sinc(x)) / x, and 0 at x = 0 with its second derivative -pi^2/3 (a series nearby)."""
-    near = (x * math.pi) ** 2 < 1e-2
-    safe = where(near, 1.0, x)
-    far = (cos(math.pi * safe) - sinc(safe)) / safe
-    z = x * math.pi
+    """d/dx = (cos(pi x) - sinc(x)) / x, and its series where |x| is small, where the difference loses its digits."""
+    near = abs(x) < 0.03
+    safe, z = where(near, 1.0, x), math.pi * where(near, x, 0.0)
     z2 = z * z
     series = math.pi * z * (-1 / 3 + z2 * (1 / 30 + z2 * (-1 / 840 + z2 * (1 / 45360 - z2 / 3991680))))
-    return g * where(near, series, far)
+    return g * where(near, series, (cos(math.pi * safe) - sinc(safe)) / safe)
 
 
 sinc = Op(
-    lambda xp, x: xp.sinc(x),
+    _sinc,
     _sinc_rule,
     saves="x",
     samplewise=True,
@@ -368,62 +372,10 @@ arctanh = Op(
     """,
 )
 
-# ---- the error function ------------------------------------------------------------------------------------------
-
-erf = Op(
-    erf_values,
-    lambda g, out, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x),
-    saves="x",
-    samplewise=True,
-    doc="""Compute the error function elementwise: 2/sqrt(pi) times the integral of e^-t^2 from 0 to x.
-
-    To rounding, by the rational approximations of Cody (1969, Math. Comp. 23).
-
-    >>> f"{erf(tensor(1.0, dtype='float64')).item():.12f}"
-    '0.842700792950'
-    """,
-)
-
-erfc = Op(
-    erfc_values,
-    lambda g, out, x: g * (-2 / math.sqrt(math.pi)) * exp(-x * x),
-    saves="x",
-    samplewise=True,
-    doc="""Compute 1 - erf(x) elementwise with full relative accuracy, where the difference would have none left.
-
-    >>> f"{erfc(tensor(5.0, dtype='float64')).item():.10e}"
-    '1.5374597944e-12'
-    """,
-)
-
 # fmt: off
 __all__ = [
-    "arccos",
-    "arccosh",
-    "arcsin",
-    "arcsinh",
-    "arctan",
-    "arctan2",
-    "arctanh",
-    "cbrt",
-    "cos",
-    "cosh",
-    "erf",
-    "erfc",
-    "exp2",
-    "expm1",
-    "hypot",
-    "log1p",
-    "log2",
-    "log10",
-    "logaddexp",
-    "logaddexp2",
-    "reciprocal",
-    "sin",
-    "sinc",
-    "sinh",
-    "square",
-    "tan",
-    "xlogy",
+    "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "cbrt", "cos", "cosh", "erf", "erfc",
+    "exp2", "expm1", "hypot", "log1p", "log2", "log10", "logaddexp", "logaddexp2", "reciprocal", "sin", "sinc", "sinh",
+    "square", "tan", "xlogy",
 ]
 # fmt: on

@@ -1,10 +1,15 @@
-"""Products of matrices."""
+"""The product of matrices, and what every function of matrices begins with."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
+
+from ..engine.backend import as_array, checked_dtype, device_of, is_array
 from ..engine.op import Op
+from ..engine.tensor import TENSORS
 from .shape import transpose
 
 
@@ -16,6 +21,21 @@ def check_dtypes(who: str, *named: tuple[str, Any]) -> None:
             raise TypeError(
                 f"{who}: {first} is {a.dtype} and {name} is {b.dtype}; convert one with .astype({str(a.dtype)!r})"
             )
+
+
+def operands(who: str, *xs: Any) -> list[Any]:
+    """Return operands that have a shape: tensors and arrays as they are, lists and numbers made arrays beside them.
+
+    TypeError if their dtypes differ.
+    """
+    like = next((x for x in xs if type(x) in TENSORS or is_array(x)), None)
+    dtype = like.dtype if like is not None and like.dtype.kind == "f" else None
+    device = "cpu" if like is None else like.device if type(like) in TENSORS else device_of(like)
+    found = [x if type(x) in TENSORS or is_array(x) else as_array(np.asarray(x), dtype, device, who) for x in xs]
+    for x in found:
+        checked_dtype(x.dtype, who)
+    check_dtypes(who, *zip("abcdefghijklmnopqrstuvwxyz", found, strict=False))
+    return found
 
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
@@ -33,7 +53,14 @@ def _matmul(xp: Any, a: Any, b: Any) -> Any:
         fits = b.ndim > 1 and b.shape[-1] == a.shape[-1]
         hint = "; did you mean a @ b.T?" if fits else ""
         raise ValueError(f"matmul: a has {a.shape[-1]} columns and b has {rows} rows (a {a.shape}, b {b.shape}){hint}")
-    return xp.dot(a, b) if a.ndim < 3 and b.ndim < 3 else xp.matmul(a, b)
+    if b.ndim > 2:
+        return xp.matmul(a, b)
+    return xp.dot(a, b) if a.ndim < 3 else xp.dot(_rows(a), b).reshape(a.shape[:-1] + b.shape[1:])
+
+
+def _rows(x: Any) -> Any:
+    """Put the rows of all matrices under each other: one product instead of many."""
+    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def swap(x: Any) -> Any:
@@ -56,6 +83,8 @@ def _matmul_right(g: Any, out: Any, a: Any, b: Any) -> Any:
         return g * a if b.ndim == 1 else a[:, None] * g[..., None, :]
     if b.ndim == 1:
         return matmul(swap(a), g[..., None])[..., 0]
+    if b.ndim == 2 < a.ndim:
+        return matmul(_rows(a).T, _rows(g))
     return matmul(swap(a), g)
 
 

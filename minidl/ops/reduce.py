@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from ..engine.op import Op
@@ -180,14 +182,20 @@ def floating(x: Any) -> Any:
     return x if x.dtype.kind == "f" else x.astype("float64")
 
 
+@functools.lru_cache(maxsize=8)
+def lowest(dtype: Any) -> float:
+    """Return the smallest finite number of a floating dtype."""
+    return float(np.finfo(dtype).min)
+
+
 def shift(xp: Any, x: Any, axis: Axis) -> Any:
     """Return the maximum over axis, axes kept, that exponentials are shifted by; finite where it is -inf."""
-    return xp.maximum(x.max(axis=axis, keepdims=True), float(xp.finfo(x.dtype).min))
+    return xp.maximum(x.max(axis=axis, keepdims=True), lowest(x.dtype))
 
 
 def _logsumexp(xp: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     x = floating(x)
-    m = xp.minimum(shift(xp, x, axis), float(xp.finfo(x.dtype).max))
+    m = xp.minimum(shift(xp, x, axis), -lowest(x.dtype))
     s = xp.exp(x - m).sum(axis=axis, keepdims=True)
     out = xp.where(s == 0, -xp.inf, xp.log(xp.where(s == 0, 1.0, s)) + m)  # all -inf: log 0, without the warning
     return out if keepdims else out.reshape(x.sum(axis=axis).shape)

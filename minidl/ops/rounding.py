@@ -66,8 +66,8 @@ mod = Op(
 fmod = Op(
     "fmod",
     lambda g, out, x, y: g,
-    lambda g, out, x, y: -g * trunc(x / y),
-    saves="x y",
+    lambda g, out, x, y: -g * round((x - out) / y),  # trunc(x / y) is off by 1 where x / y rounds up to an integer
+    saves="x y out",
     samplewise=True,
     doc="""Compute the remainder of x / y elementwise, with x's sign: x - y trunc(x / y), as in C.
 
@@ -90,31 +90,44 @@ copysign = Op(
 )
 
 
-def _clip(xp: Any, x: Any, *, min: Any = None, max: Any = None) -> Any:
-    if min is None and max is None:
-        raise ValueError("clip: needs min, max or both, got neither")
-    return xp.clip(x, min, max)
+def _bound(value: Any, name: str) -> Any:
+    """Return a bound as a number, weak beside any dtype."""
+    if value is None or isinstance(value, (int, float, np.generic)):
+        return value.item() if isinstance(value, np.generic) else value
+    raise TypeError(
+        f"clip: {name} must be a number or None, got {type(value).__name__}; "
+        "for bounds that vary or want gradients write minimum(maximum(x, min), max)"
+    )
 
 
-def _clip_rule(g: Any, out: Any, x: Any, *, min: Any = None, max: Any = None) -> Any:
+def _clip_rule(g: Any, out: Any, x: Any, *, min: Any, max: Any) -> Any:
     """Pass the gradient where x lies within the bounds, the bounds included."""
     inside = (x >= min) if max is None else (x <= max) if min is None else (x >= min) & (x <= max)
     return where(inside, g, 0.0)
 
 
-clip = Op(
-    _clip,
+_clip = Op(
+    lambda xp, x, *, min, max: xp.clip(x, min, max),
     _clip_rule,
     saves="x",
     samplewise=True,
-    doc="""Limit the elements to [min, max], two numbers of which one may be None. At a bound the derivative is 1.
+    name="clip",
+)
 
-    Bounds that vary or want gradients: `maximum(minimum(x, max), min)`.
+
+@numpy_signature
+def clip(x: Any, min: float | None = None, max: float | None = None) -> Any:
+    """Limit the elements to [min, max], two numbers of which one may be None. At a bound the derivative is 1.
+
+    Bounds that vary or want gradients: `minimum(maximum(x, min), max)`, with the derivative 1/2 at a bound.
 
     >>> clip(tensor([-2.0, 0.5, 2.0]), -1.0, 1.0)
     tensor([-1. ,  0.5,  1. ])
-    """,
-)
+    """
+    if min is None and max is None:
+        raise ValueError("clip: needs min, max or both, got neither")
+    return _clip(x, min=_bound(min, "min"), max=_bound(max, "max"))
+
 
 nan_to_num = Op(
     lambda xp, x, *, nan=0.0, posinf=None, neginf=None: xp.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf),

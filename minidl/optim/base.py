@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..compiler.fuse import Program, fuse
-from ..engine.backend import Array, device_of, to_device
+from ..engine.backend import Array, device_of, on_device, to_device
 from ..engine.hooks import Handle
 from ..engine.modes import enable_grad
 from ..engine.node import stamp
 from ..engine.tensor import Tensor
 from . import state as saved
-from .groups import FIXED, ParamGroup, Rule, check_dtype, did_you_mean, read_groups, read_params
+from .groups import FIXED, ParamGroup, Rule, check_array, did_you_mean, read_groups, read_params
 from .segment import Cohort, Segment, Separate, run_together
 
 
@@ -143,7 +143,8 @@ class Optimizer:
                     p.grad = None
                 else:
                     p.grad = p.grad.detach()
-                    p.grad.array[...] = 0
+                    with on_device(p.device)[1]:
+                        p.grad.array[...] = 0
                     stamp(p.grad.array)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ class Optimizer:
                 loss = closure()
         # Everything that can be wrong is found before the first array is written.
         work = [(cohort, *self._prepare(cohort, group), found) for cohort, group, found in self._movers()]
-        run_together([store.start(program, found, scalars) for _, store, program, scalars, found in work])
+        run_together([(store, store.start(program, found, scalars)) for _, store, program, scalars, found in work])
         for cohort, *_ in work:
             cohort.t += 1
             for array in cohort.arrays:
@@ -194,7 +195,7 @@ class Optimizer:
         """Part a cohort by who moves now, and by the dtypes and devices that the parameters have now."""
         parts: dict[tuple[Any, ...], list[int]] = {}
         for i, (name, p) in enumerate(zip(cohort.names, cohort.tensors, strict=True)):
-            check_dtype(self._who, name, p)
+            check_array(self._who, name, p)
             parts.setdefault((p.grad is None, p.dtype, p.device), []).append(i)
         state = cohort.state()
         divided = []

@@ -238,17 +238,19 @@ def check_params(who: str, named: Named) -> Named:
                 f"{who}: parameter {name!r} {p.shape} is not a leaf: an operation made it, so it has no gradient of "
                 "its own; optimize what it was made of, or detach() it and set requires_grad"
             )
-        check_dtype(who, name, p)
+        check_array(who, name, p)
     return named
 
 
-def check_dtype(who: str, name: str, p: Tensor) -> None:
-    """Raise TypeError for a parameter that is not float32 or float64."""
+def check_array(who: str, name: str, p: Tensor) -> None:
+    """Raise TypeError for a parameter that is not float32 or float64, ValueError for one that cannot be written."""
     if p.dtype not in (np.float32, np.float64):
         raise TypeError(
             f"{who}: parameter {name!r} has dtype {p.dtype}; only float32 and float64 can be optimized (in float16 the "
             "small steps of training round to nothing)"
         )
+    if not getattr(p.array.flags, "writeable", True):  # CuPy has no read-only arrays
+        raise ValueError(f"{who}: the array of parameter {name!r} {p.shape} is read-only; set p.data = p.data.copy()")
 
 
 def _describe(x: Any) -> str:

@@ -98,9 +98,10 @@ class Segment:
             self.total += arrays[i].size
         self.slots = tuple(slots)
         self.flats = {name: self._new() for name in slots}
-        for name, values in slots.items():
-            for view, value in zip(self.slot(name), values, strict=True):
-                view[...] = value
+        with self.device:
+            for name, values in slots.items():
+                for view, value in zip(self.slot(name), values, strict=True):
+                    view[...] = value
         self._plan: tuple[Program, Plan] | None = None
 
     def _new(self, length: int | None = None, dtype: Any = None) -> Array:
@@ -124,7 +125,8 @@ class Segment:
             self._plan = (program, self._make_plan(program))
         blocks = partial(self._blocks, self._plan[1], gradients)
         extra = {"zeros": partial(self._new, len(self.arrays), np.float64)} if program.measures else {}
-        return program.function(self.xp)(blocks, self._typed, *[scalars[name] for name in program.numbers], **extra)
+        with self.device:
+            return program.function(self.xp)(blocks, self._typed, *[scalars[name] for name in program.numbers], **extra)
 
     def _typed(self, *numbers: Any) -> list[Any]:
         """Round numbers to the dtype of the arrays. 0-d arrays are what NumPy's ufuncs take fastest."""
@@ -154,14 +156,14 @@ class Segment:
     def _make_plan(self, program: Program) -> Plan:
         """Cut the large parameters into blocks and join the small ones into packs."""
         runs, large = self._runs(0 if program.measures else PACK_BYTES * program.operations // self.dtype.itemsize)
-        lengths = [sum(self.arrays[i].size for i in run) for run in runs]
-        lengths += [cut.stop - cut.start for _, cuts in large for cut in cuts]
-        longest = max(lengths, default=0)
+        packed = max((sum(self.arrays[i].size for i in run) for run in runs), default=0)
+        longest = max((cut.stop - cut.start for _, cuts in large for cut in cuts), default=0)
+        longest = max(longest, packed)
         places = program.places
         flats = [self.flats[name] for name in program.arrays[2:]]
         flats += [self._new() for _ in places.spills] + [self._new(dtype=np.bool_) for _ in places.mask_spills]
         scratch = [self._new(longest) for _ in places.scratch] + [self._new(longest, np.bool_) for _ in places.masks]
-        theta, gradient = self._new(longest), self._new(longest)
+        theta, gradient = self._new(packed), self._new(packed)
 
         def row(member: int, array: Array, start: int, length: int) -> tuple[Any, ...]:
             """Return a block without its gradient; start is where it lies in the flat arrays."""
@@ -219,16 +221,17 @@ class Separate:
 
     def __init__(self, arrays: Sequence[Array], slots: Mapping[str, Sequence[Any]]):
         self.arrays = list(arrays)
+        self.xp, self.device = on_device(device_of(arrays[0]))
         self.slots = tuple(slots)
         self._values = {}
         for name, values in slots.items():
             self._values[name] = [self._array(x, theta) for x, theta in zip(values, arrays, strict=True)]
 
-    @staticmethod
-    def _array(value: Any, theta: Array) -> Array:
-        xp, device = on_device(device_of(theta))
-        with device:
-            return xp.array(value, theta.dtype) if is_array(value) else xp.full(theta.shape, value, theta.dtype)
+    def _array(self, value: Any, theta: Array) -> Array:
+        with self.device:
+            if is_array(value):
+                return self.xp.array(value, theta.dtype)
+            return self.xp.full(theta.shape, value, theta.dtype)
 
     def slot(self, name: str) -> list[Array]:
         """Return a slot of each parameter."""
@@ -236,26 +239,32 @@ class Separate:
 
     def start(self, update: Callable[..., Any], gradients: Sequence[Array], scalars: Mapping[str, Any]) -> None:
         """Run `update(xp, theta, g, *slots, **scalars)` for each parameter; what it returns replaces the old values."""
-        for i, (theta, g) in enumerate(zip(self.arrays, gradients, strict=True)):
-            old = [theta, *(self._values[name][i] for name in self.slots)]
-            new = update(on_device(device_of(theta))[0], theta, g, *old[1:], **scalars)
-            # All results are there before the first is written: they may be views of the old values.
-            new = [x.copy() for x in (new if isinstance(new, tuple) else (new,))]
-            for target, value in zip(old, new, strict=True):
-                target[...] = value
+        with self.device:
+            for i, (theta, g) in enumerate(zip(self.arrays, gradients, strict=True)):
+                old = [theta, *(self._values[name][i] for name in self.slots)]
+                new = update(self.xp, theta, g, *old[1:], **scalars)
+                # All results are there before the first is written: they may be views of the old values.
+                new = [x.copy() for x in (new if isinstance(new, tuple) else (new,))]
+                expected, got = [x.shape for x in old], [x.shape for x in new]
+                if got != expected:
+                    raise ValueError(f"update_tensor: must return arrays of the shapes {expected}, got {got}")
+                for target, value in zip(old, new, strict=True):
+                    target[...] = value
 
 
-def run_together(runs: Sequence[Any]) -> None:
-    """Finish the kernels that need totals, pass by pass, giving each the sum over all of them."""
-    waiting = [run for run in runs if run is not None]
+def run_together(runs: Sequence[tuple[Segment | Separate, Any]]) -> None:
+    """Finish what `start` of each store has returned: kernels that need totals go on pass by pass, with the totals."""
+    waiting = [(store, run) for store, run in runs if run is not None]
     answers: list[Any] = [None] * len(waiting)
     while waiting:
         vectors = []
-        for run, answer in zip(waiting, answers, strict=True):
-            with suppress(StopIteration):
+        for (store, run), answer in zip(waiting, answers, strict=True):
+            with store.device, suppress(StopIteration):
                 vectors.append(run.send(answer))
         if not vectors:
             return
+        if len(vectors) < len(waiting):
+            raise RuntimeError("total_dot: the formula must take as many totals for each group, whatever its settings")
         total = sum(vector.sum() for vector in vectors)
         for vector in vectors:
             vector[...] = total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..engine.backend import is_array
+from ..engine.backend import device_of, is_array, on_device
 from ..engine.tensor import Tensor, wrap
 from .groups import FIXED
 from .segment import Cohort
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def save(optimizer: Optimizer) -> dict[str, Any]:
     """Return the state of an optimizer as copies: tensors, numbers, strings and tuples of them."""
-    state = {}
-    for name, entry in optimizer.state.items():
-        state[name] = {slot: wrap(x.copy()) if is_array(x) else x for slot, x in entry.items()}
+    state = {name: {slot: _copy(x) for slot, x in entry.items()} for name, entry in optimizer.state.items()}
     groups = []
     for group in optimizer.param_groups:
         options = {name: value for name, value in group.items() if name not in ("params", "names")}
@@ -27,6 +25,14 @@ def save(optimizer: Optimizer) -> dict[str, Any]:
             options["schedules"] = {name: schedule_name(schedule) for name, schedule in group.schedules.items()}
         groups.append({"names": list(group["names"]), **options})
     return {"steps": optimizer.steps, "state": state, "param_groups": groups}
+
+
+def _copy(x: Any) -> Any:
+    """Return a tensor with a copy of an array, on its device; numbers as they are."""
+    if not is_array(x):
+        return x
+    with on_device(device_of(x))[1]:
+        return wrap(x.copy())
 
 
 def schedule_name(schedule: Any) -> str:
@@ -109,8 +115,10 @@ def _state(optimizer: Optimizer, group: Mapping[str, Any], saved: Mapping[str, A
     slots = set(optimizer.group_slots(group))
     for name, p in zip(group["names"], group["params"], strict=True):
         entry = saved.get(name)
-        if entry is None:
-            continue  # it has not moved yet
+        if not isinstance(entry, Mapping):
+            if entry is not None:  # None: it has not moved yet
+                problems.append(f"{name}: must be a dictionary, got {type(entry).__name__}")
+            continue
         if not _is_count(entry.get("t"), 1):
             problems.append(f"{name}: t must be an int >= 1, got {entry.get('t')!r}")
         found = entry.keys() - {"t"}
@@ -122,8 +130,13 @@ def _state(optimizer: Optimizer, group: Mapping[str, Any], saved: Mapping[str, A
                 problems.append(f"{name}.{slot}: must be an array, got {type(x).__name__}")
             elif x.dtype != p.dtype:
                 problems.append(f"{name}.{slot}: dtype {x.dtype}, the parameter has {p.dtype}")
-            elif optimizer.update_tensor is None and x.shape != p.shape:
-                problems.append(f"{name}.{slot}: shape {x.shape}, the parameter has {p.shape}")
+            elif x.shape != (shape := _shape(optimizer.initial(slot, group, p.array), p)):
+                problems.append(f"{name}.{slot}: shape {x.shape}, must be {shape}")
+
+
+def _shape(first: Any, p: Tensor) -> tuple[int, ...]:
+    """Return the shape of a slot, given its first value: an array of that shape, or a number for the parameter's."""
+    return first.shape if is_array(first) else p.shape
 
 
 def _commit(optimizer: Optimizer, saved: Mapping[str, Any], options: list[dict[str, Any]]) -> None:
