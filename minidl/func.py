@@ -129,19 +129,29 @@ def value_and_grad(
         with enable_grad():
             xs, rebuild = _inputs(_selected(args, argnums, "grad"), "grad")
             result = f(*_replaced(args, argnums, rebuild(xs)), **kwargs)
-            value, aux = result if has_aux else (result, None)
-            if not isinstance(value, Tensor) or value.size != 1:
-                shape = value.shape if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(
-                    f"grad: the function must return a Tensor of one element, got {shape}; "
-                    "use jacobian, or sum() the result"
+            if has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
+                raise TypeError(
+                    f"grad: with has_aux=True the function must return (value, aux), got {type(result).__name__}"
                 )
+            value, aux = result if has_aux else (result, None)
+            _one_element(value, "grad")
             outer = _outer((value,), xs, recording)
             gradients = _pull((value,), xs, None, outer)
-        value = value if outer else value.detach()
+        if not outer:
+            value = value.detach()
+            leaves, rebuild_aux = flatten(aux)
+            aux = rebuild_aux([x.detach() if isinstance(x, Tensor) else x for x in leaves])
         return ((value, aux) if has_aux else value), rebuild(list(gradients))
 
     return wrapped
+
+
+def _one_element(value: Any, who: str) -> None:
+    if not isinstance(value, Tensor) or value.size != 1:
+        shape = value.shape if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"{who}: the function must return a Tensor of one element, got {shape}; use jacobian, or sum() it"
+        )
 
 
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -192,6 +202,8 @@ def vjp(f: Callable[..., Any], *primals: Tree) -> tuple[Tree, Callable[[Tree], t
 
     def pullback(cotangents: Tree) -> tuple:
         us = [_as_tensor(u, "vjp") for u in flatten(cotangents)[0]]
+        if len(us) != len(ys):
+            raise ValueError(f"vjp: needs a cotangent for each of {len(ys)} outputs, got {len(us)}")
         create = outer or any(u.requires_grad for u in us)
         with enable_grad():
             return rebuild(list(_pull(ys, xs, us, create)))
@@ -250,6 +262,7 @@ def hvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> Tree:
                 f"hvp: tangents must have the primals' shapes {[x.shape for x in xs]}, got {[v.shape for v in vs]}"
             )
         value = f(*rebuild(xs))
+        _one_element(value, "hvp")
         outer = _outer((value, *vs), xs, recording)
         gradients = _pull((value,), xs, None, True)
         products = _pull(gradients, xs, vs, outer)

@@ -384,6 +384,7 @@ def test_an_error_in_the_function_comes_out_and_leaves_the_mode():
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own
 @pytest.mark.parametrize("what", ["grad", "hessian", "jacobian", "jvp", "vjp", "third"])
 def test_derivatives_are_those_of_torch_func(what):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: it is an optional second opinion")

@@ -248,6 +248,10 @@ def _walk(
         walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create, keep)
         with ExitStack() as places:
             return walk.run(places)
+    except Exception as error:
+        if mode.watch is not None:
+            mode.watch.explain(error)
+        raise
     finally:
         mode.record = before
 

@@ -195,7 +195,8 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None, who: str =
         except ValueError as error:
             raise ValueError(f"{who}: nested lists must have equal lengths at each level ({error})") from None
         checked_dtype(host.dtype, who)
-        if dtype is None and not scalars and host.dtype == np.float64 and not _holds_arrays(data):
+        plain = isinstance(data, (float, list, tuple)) and not scalars and not _holds_arrays(data)
+        if dtype is None and plain and host.dtype == np.float64:
             host = host.astype(_default_dtype)
         data = host
     elif type(data) is not np.ndarray and isinstance(data, np.ndarray):

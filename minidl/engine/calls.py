@@ -21,7 +21,7 @@ _NOTHING: dict[str, Any] = {}  # the settings of a call without any; never writt
 
 def specialise(op: Any) -> Callable[..., Any]:
     """Return the function that calls to op run."""
-    if op.variadic or op.settings or len(op.inputs) > 2 or not op.differentiable:
+    if op.variadic or op.settings or len(op.inputs) > 2 or not op.rules:
         return _general(op)
     return _unary(op) if len(op.inputs) == 1 else _binary(op, op.apply)
 
@@ -147,7 +147,7 @@ def _general(op: Any) -> Callable[..., Any]:
         except (ValueError, TypeError, IndexError) as error:
             raise explain(op, error, args, static) from error
         if type(out) is tuple:
-            return op.several(out, arrays, parents, static, tracked) if wrapped else out
+            return op.several(out, arrays, parents, static, tracked, wrapped)
         if type(out) not in MODULES:  # a move to a GPU gives an array of another module
             out = np.asarray(out)
         if not wrapped:

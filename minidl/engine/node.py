@@ -14,11 +14,12 @@ import itertools
 import math
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from .backend import Array, device_of
+from .backend import Array, device_of, is_array
 
 tick = itertools.count(1).__next__
 last_write = 0  # the time of the latest write into any array: as long as it is older than a node, the node is safe
@@ -182,7 +183,7 @@ def pick(main: MultiNode, index: int) -> Pick:
 def storage(array: Array) -> Array:
     """Return the array that owns the memory of this one: itself, or what it is a view of."""
     base = array.base
-    while base is not None and hasattr(base, "dtype"):  # memory that comes from bytes or a file has no owner array
+    while base is not None and is_array(base):  # memory may also belong to bytes, a file or another library
         array, base = base, base.base
     return array
 
@@ -198,6 +199,19 @@ def stamp(array: Array) -> None:
         _stamps[key] = [weakref.ref(owner, lambda _: _stamps.pop(key, None)), now]
     else:
         entry[1] = now
+
+
+def stamp_all(arrays: Iterable[Array]) -> None:
+    """Note that arrays have just been written into: `stamp` for each, at one time."""
+    global last_write
+    last_write = now = tick()
+    for array in arrays:
+        owner = array if array.base is None else storage(array)
+        entry = _stamps.get(id(owner))
+        if entry is None:
+            stamp(owner)
+        else:
+            entry[1] = now
 
 
 def written(array: Array) -> int:

@@ -179,7 +179,7 @@ class Op:
         except (ValueError, TypeError, IndexError) as error:
             raise explain(self, error, args, static) from error
         if type(out) is tuple:
-            return self.several(out, arrays, parents, static, tracked) if wrapped else out
+            return self.several(out, arrays, parents, static, tracked, wrapped)
         if type(out) not in MODULES:
             out = xp.asarray(out)
         if owner is None:
@@ -209,8 +209,11 @@ class Op:
             mode.watch(node)
         return node
 
-    def several(self, outs: tuple, arrays: list, parents: list, static: dict, tracked: bool) -> tuple:
+    def several(self, outs: tuple, arrays: list, parents: list, static: dict, tracked: bool, wrapped: bool) -> tuple:
         """Wrap several outputs: each has a Pick node, whose only parent is the node of the operation."""
+        outs = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in outs)
+        if not wrapped:
+            return outs
         if not (tracked and mode.record and self.differentiable):
             return tuple(wrap(o) for o in outs)
         main = self.record(MultiNode(), outs, arrays, parents, self.kept(len(arrays)), static)

@@ -55,7 +55,7 @@ class Tensor:
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False):
         source = data.array if isinstance(data, Tensor) else data
         array = as_array(source, dtype, device)
-        self.array = array.copy() if array is source or getattr(array, "base", None) is not None else array
+        self.array = array.copy(order="K") if array is source or array.base is not None else array
         self.node = None
         self._grad = None
         if requires_grad:
@@ -99,7 +99,7 @@ class Tensor:
 
     @data.setter
     def data(self, value: Any) -> None:
-        new = as_array(value.array if isinstance(value, Tensor) else value, who="data")
+        new = self._beside(value, "data")
         if new.shape != self.shape:
             raise ValueError(f"data: the new array must have the shape {self.shape} of the tensor, got {new.shape}")
         if not self.is_leaf:
@@ -146,7 +146,7 @@ class Tensor:
     @grad.setter
     def grad(self, value: Any) -> None:
         if value is not None:
-            value = value if isinstance(value, Tensor) else wrap(as_array(value, who="grad"))
+            value = value if isinstance(value, Tensor) else wrap(self._beside(value, "grad"))
             mine, other = (self.shape, self.dtype, self.device), (value.shape, value.dtype, value.device)
             if mine != other:
                 raise ValueError(f"grad: must have the tensor's shape, dtype and device {mine}, got {other}")
@@ -244,7 +244,7 @@ class Tensor:
     def __deepcopy__(self, memo: dict) -> Tensor:
         if not self.is_leaf:
             raise RuntimeError("deepcopy: an operation made this tensor; copy t.detach(), or the tensors it came from")
-        new = wrap(self.array.copy(), cls=type(self))
+        new = wrap(self.array.copy(order="K"), cls=type(self))
         memo[id(self)] = new
         if self.requires_grad:
             new.node = leaf(new)
@@ -291,15 +291,19 @@ class Tensor:
 
     def _own(self, value: Any) -> Any:
         """Return a value to be written as an array on this tensor's device."""
-        value = value.array if isinstance(value, Tensor) else value
         if type(value) in backend.SCALARS:
             return value
-        value = as_array(value, device=None if backend.is_array(value) else self.device, who="in-place write")
+        value = self._beside(value, "in-place write")
         if device_of(value) != self.device:
             raise ValueError(
                 f"in-place write: the tensor is on {self.device} and the value on {device_of(value)}; use .to()"
             )
         return value
+
+    def _beside(self, value: Any, who: str) -> Array:
+        """Return a value as an array: arrays and tensors where they are, lists and numbers on this tensor's device."""
+        value = value.array if isinstance(value, Tensor) else value
+        return as_array(value, device=device_of(value) if backend.is_array(value) else self.device, who=who)
 
     def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._assign(operator.add, other)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.backend import Device
 from ..engine.calls import operator
 from ..engine.op import Op, takes
 from ..engine.tensor import NUMPY_FUNCTIONS, Tensor
@@ -67,7 +68,7 @@ def _to(self: Tensor, *target: Any, device: str | None = None, dtype: Any = None
     out = self
     if dtype is not None and np.dtype(dtype) != out.dtype:
         out = astype(out, dtype=np.dtype(dtype))
-    return out if device is None or device == out.device else move(out, device=device)
+    return out if device is None or Device(device) == out.device else move(out, device=device)
 
 
 _SAME = (

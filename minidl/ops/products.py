@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from ..engine.op import Op
+from . import reduce
 from .elementwise import multiply
 from .linalg import matmul, operands
 from .rearrange import moveaxis, roll
@@ -148,7 +149,7 @@ def _shortened(x: Any, term: str, sizes: dict[str, int]) -> tuple[Any, str]:
 def _summed(x: Any, term: str, wanted: set[str]) -> tuple[Any, str]:
     """Sum over the axes that nothing else names."""
     lost = tuple(at for at, i in enumerate(term) if i not in wanted)
-    return (x.sum(axis=lost), "".join(i for i in term if i in wanted)) if lost else (x, term)
+    return (reduce.sum(x, axis=lost), "".join(i for i in term if i in wanted)) if lost else (x, term)
 
 
 def einsum(subscripts: str, *arrays: Any, optimize: str | bool = "optimal") -> Any:
@@ -261,7 +262,7 @@ def vecdot(a: Any, b: Any, axis: int = -1) -> Any:
     a, b = (_last("vecdot", x, axis) for x in operands("vecdot", a, b))
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"vecdot: the axes must have the same length, got {a.shape[-1]} and {b.shape[-1]}")
-    return multiply(a, b).sum(axis=-1)
+    return reduce.sum(multiply(a, b), axis=-1)
 
 
 def _last(who: str, x: Any, axis: int) -> Any:
@@ -320,7 +321,7 @@ def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     tensor(5.)
     """
     (a,) = operands("trace", a)
-    return diagonal_of(moveaxis(a, (axis1, axis2), (-2, -1)), offset).sum(axis=-1)
+    return reduce.sum(diagonal_of(moveaxis(a, (axis1, axis2), (-2, -1)), offset), axis=-1)
 
 
 __all__ = ["cross", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot"]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from ..engine.op import Op
-from .elementwise import exp, where
-from .shape import broadcast_to
+from .elementwise import exp, subtract, where
+from .shape import broadcast_to, numpy_signature
 
 Axis = int | tuple[int, ...] | None
 
@@ -77,22 +77,21 @@ mean = Op(
 )
 
 
-def _degrees(x: Any, axis: Axis, ddof: int) -> int:
+def _degrees(x: Any, axis: Axis, ddof: int, who: str = "var") -> int:
     n = count(x.shape, axis) - ddof
     if n <= 0:
         raise ValueError(
-            f"var: needs more than ddof={ddof} elements, got {n + ddof} (shape {x.shape} over axis {axis})"
+            f"{who}: needs more than ddof={ddof} elements, got {n + ddof} (shape {x.shape} over axis {axis})"
         )
     return n
 
 
-def _var(xp: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    _degrees(x, axis, ddof)
-    if x.dtype.itemsize < 4:
-        return (
-            x.astype("float32").var(axis=axis, ddof=ddof, keepdims=keepdims).astype(x.dtype)
-        )  # squares overflow float16
-    return x.var(axis=axis, ddof=ddof, keepdims=keepdims)
+def _var(xp: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False, root: bool = False) -> Any:
+    _degrees(x, axis, ddof, "std" if root else "var")
+    half = x.dtype == np.float16  # whose squares overflow
+    out = (x.astype("float32") if half else x).var(axis=axis, ddof=ddof, keepdims=keepdims)
+    out = xp.sqrt(out) if root else out
+    return out.astype(x.dtype) if half else out
 
 
 def _var_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
@@ -102,7 +101,7 @@ def _var_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, ddof: int = 0, kee
 
 
 var = Op(
-    _var,
+    lambda xp, x, *, axis=None, ddof=0, keepdims=False: _var(xp, x, axis=axis, ddof=ddof, keepdims=keepdims),
     _var_rule,
     saves="x",
     samplewise=_rows_apart,
@@ -119,12 +118,12 @@ var = Op(
 def _std_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """Differentiate: dstd/dx = (x - mean) / ((n - ddof) std), taken as 0 where all elements are equal."""
     total = kept(out, x, axis, keepdims)
-    slope = kept(g, x, axis, keepdims) / (where(total == 0, 1.0, total) * _degrees(x, axis, ddof))
+    slope = kept(g, x, axis, keepdims) / where(total == 0, 1.0, total) * (1.0 / _degrees(x, axis, ddof))
     return slope * (x - mean(x, axis=axis, keepdims=True))
 
 
 std = Op(
-    lambda xp, x, *, axis=None, ddof=0, keepdims=False: xp.sqrt(_var(xp, x, axis=axis, ddof=ddof, keepdims=keepdims)),
+    lambda xp, x, *, axis=None, ddof=0, keepdims=False: _var(xp, x, axis=axis, ddof=ddof, keepdims=keepdims, root=True),
     _std_rule,
     saves="x out",
     samplewise=_rows_apart,
@@ -168,13 +167,14 @@ min = Op(
 )
 
 
+@numpy_signature
 def ptp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Compute the range over axis: max - min.
 
     >>> ptp(tensor([1.0, 5.0, 3.0]))
     tensor(4.)
     """
-    return max(x, axis=axis, keepdims=keepdims) - min(x, axis=axis, keepdims=keepdims)
+    return subtract(max(x, axis=axis, keepdims=keepdims), min(x, axis=axis, keepdims=keepdims))
 
 
 def floating(x: Any) -> Any:

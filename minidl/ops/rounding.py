@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..engine.op import Op
 from .elementwise import sign, where
+from .shape import numpy_signature
 
 
 def _flat(name: str, text: str, call: str, result: str) -> Op:
@@ -129,17 +132,25 @@ def clip(x: Any, min: float | None = None, max: float | None = None) -> Any:
     return _clip(x, min=_bound(min, "min"), max=_bound(max, "max"))
 
 
-nan_to_num = Op(
-    lambda xp, x, *, nan=0.0, posinf=None, neginf=None: xp.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf),
-    lambda g, out, x, *, nan=0.0, posinf=None, neginf=None: where(isfinite(x), g, 0.0),
+_nan_to_num = Op(
+    lambda xp, x, *, nan, posinf, neginf: xp.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf),
+    lambda g, out, x, *, nan, posinf, neginf: where(isfinite(x), g, 0.0),
     saves="x",
     samplewise=True,
-    doc="""Replace NaN by nan, and infinities by the largest finite numbers or what is given; gradient 0 there.
+    name="nan_to_num",
+)
+
+
+def nan_to_num(x: Any, *, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:
+    """Replace NaN by nan, and infinities by the largest finite numbers or what is given; gradient 0 there.
+
+    The settings go by name: NumPy's second argument is `copy`, PyTorch's is `nan`.
 
     >>> nan_to_num(tensor([1.0, float("nan"), float("inf")]), posinf=9.0)
     tensor([1., 0., 9.])
-    """,
-)
+    """
+    return _nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf)
+
 
 # ---- tests: results are bool, and constants to derivatives -------------------------------------------------------
 
@@ -205,7 +216,8 @@ def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: 
     >>> allclose(tensor([1.0]), tensor([1.000001]))
     True
     """
-    return bool(isclose(x, y, rtol, atol, equal_nan).all())
+    close = isclose(x, y, rtol, atol, equal_nan)
+    return close if isinstance(close, bool) else bool(close.all())
 
 
 # fmt: off

@@ -18,7 +18,7 @@ from ..compiler.fuse import Program, fuse
 from ..engine.backend import Array, device_of, on_device, to_device
 from ..engine.hooks import Handle
 from ..engine.modes import enable_grad
-from ..engine.node import stamp
+from ..engine.node import stamp, stamp_all
 from ..engine.tensor import Tensor
 from . import state as saved
 from .groups import FIXED, ParamGroup, Rule, check_array, did_you_mean, read_groups, read_params
@@ -166,8 +166,7 @@ class Optimizer:
         run_together([(store, store.start(program, found, scalars)) for _, store, program, scalars, found in work])
         for cohort, *_ in work:
             cohort.t += 1
-            for array in cohort.arrays:
-                stamp(array)
+            stamp_all(cohort.arrays)
         if work:
             self.steps += 1
             for group in self.param_groups:

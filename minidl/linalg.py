@@ -1,0 +1,53 @@
+"""Linear algebra under NumPy's names: `md.linalg.solve(a, b)`, `md.linalg.norm(x)`.
+
+Results that are complex are not offered: eig and eigvals are refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .engine.op import Op
+from .engine.tensor import NUMPY_FUNCTIONS
+from .ops.decompositions import (
+    cholesky,
+    det,
+    eigh,
+    eigvalsh,
+    inv,
+    lstsq,
+    matrix_power,
+    pinv,
+    qr,
+    slogdet,
+    solve,
+    svd,
+    svdvals,
+)
+from .ops.linalg import matmul
+from .ops.norms import norm
+from .ops.products import cross, outer, tensordot, trace, vecdot
+
+LinAlgError = np.linalg.LinAlgError
+
+__all__ = [
+    "LinAlgError", "cholesky", "cross", "det", "eigh", "eigvalsh", "inv", "lstsq", "matmul", "matrix_power", "norm",
+    "outer", "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "tensordot", "trace", "vecdot",
+]  # fmt: skip
+
+# numpy.linalg.solve(tensor, ...) is ours.
+for _name in ("cholesky", "det", "eigh", "eigvalsh", "inv", "lstsq", "matrix_power", "norm", "pinv", "qr", "slogdet",
+              "solve", "svd", "svdvals"):  # fmt: skip
+    _function = globals()[_name]
+    NUMPY_FUNCTIONS[getattr(np.linalg, _name)] = _function.call if isinstance(_function, Op) else _function
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("eig", "eigvals"):
+        raise AttributeError(
+            f"linalg.{name}: eigenvalues of a matrix that is not symmetric are complex, and tensors are real; "
+            "for a symmetric one use eigh or eigvalsh"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,87 @@
+"""Norms of vectors and matrices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from ..engine.op import Op
+from . import reduce
+from .decompositions import svdvals
+from .elementwise import absolute, where
+from .linalg import operands
+from .rearrange import moveaxis
+from .shape import numpy_signature
+
+
+def _euclidean_rule(g: Any, out: Any, x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """x / |x|, taken as 0 at 0 with all its derivatives."""
+    length = reduce.kept(out, x, axis, keepdims)
+    return x * where(length == 0, 0.0, reduce.kept(g, x, axis, keepdims) / where(length == 0, 1.0, length))
+
+
+euclidean = Op(
+    lambda xp, x, *, axis=None, keepdims=False: xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims)),
+    _euclidean_rule,
+    saves="x out",
+    name="norm",
+)
+
+
+def _vector_norm(x: Any, ord: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    if ord is None or ord == 2:
+        return euclidean(x, axis=axis, keepdims=keepdims)
+    if isinstance(ord, str):
+        raise ValueError(f"norm: the order of a vector norm must be a number, got {ord!r}")
+    size, none = absolute(x), x == 0
+    if ord == 0:
+        return reduce.sum((x != 0).astype(x.dtype), axis=axis, keepdims=keepdims)
+    if abs(ord) == math.inf:
+        return (reduce.max if ord > 0 else reduce.min)(size, axis=axis, keepdims=keepdims)
+    if ord == 1:
+        return reduce.sum(size, axis=axis, keepdims=keepdims)
+    powers = where(none, 0.0 if ord > 0 else math.inf, where(none, 1.0, size) ** ord)
+    total = reduce.sum(powers, axis=axis, keepdims=keepdims)
+    return where(total == 0, 0.0, where(total == 0, 1.0, total) ** (1 / ord))
+
+
+def _matrix_norm(x: Any, ord: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    if ord in (None, "fro", "f"):
+        return euclidean(x, axis=axis, keepdims=keepdims)
+    if ord in ("nuc", 2, -2):
+        s = svdvals(moveaxis(x, axis, (-2, -1)))
+        out = (reduce.sum if ord == "nuc" else reduce.max if ord == 2 else reduce.min)(s, axis=-1)
+    elif ord in (1, -1, math.inf, -math.inf):
+        first, second = axis if abs(ord) == 1 else axis[::-1]
+        sums = reduce.sum(absolute(x), axis=first, keepdims=True)
+        out = (reduce.max if ord > 0 else reduce.min)(sums, axis=(first, second))
+    else:
+        raise ValueError(f"norm: the order of a matrix norm must be 'fro', 'nuc', +-1, +-2 or +-inf, got {ord!r}")
+    return reduce.kept(out, x, axis, False) if keepdims else out
+
+
+@numpy_signature
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    """Compute the norm of vectors (axis an int) or matrices (a pair of axes); of the whole array without axis.
+
+    Vectors: (sum |x_i|^ord)^(1/ord), by default 2; inf and -inf the largest and smallest |x_i|; 0 counts what is not 0
+    (no derivative). Matrices: "fro" (default) the root of the sum of squares, "nuc", 2, -2 sum, largest and smallest of
+    the singular values; 1 and inf the largest sum of |x| down a column and along a row, -1 and -inf the smallest.
+
+    The derivative at 0 is 0: |x| has none there, and NaN would spread. Likewise for x_i or singular values that are 0.
+    ValueError for an order that does not fit the number of axes.
+
+    >>> norm(tensor([3.0, 4.0])), norm(tensor([3.0, 4.0]), 1), norm(tensor([3.0, 4.0]), math.inf)
+    (tensor(5.), tensor(7.), tensor(4.))
+    """
+    (x,) = operands("norm", x)
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    if axis is None and ord is None:
+        return euclidean(x, axis=None, keepdims=keepdims)
+    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim, "norm: axis")
+    if len(axes) not in (1, 2):
+        raise ValueError(f"norm: needs one axis (vectors) or two (matrices), got axis={axis} for shape {x.shape}")
+    return (_vector_norm if len(axes) == 1 else _matrix_norm)(x, ord, axes, keepdims)
