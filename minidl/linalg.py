@@ -11,23 +11,10 @@ import numpy as np
 
 from .engine.op import Op
 from .engine.tensor import NUMPY_FUNCTIONS
-from .ops.decompositions import (
-    cholesky,
-    det,
-    eigh,
-    eigvalsh,
-    inv,
-    lstsq,
-    matrix_power,
-    pinv,
-    qr,
-    slogdet,
-    solve,
-    svd,
-    svdvals,
-)
+from .ops.decompositions import cholesky, eigh, eigvalsh, qr, svd, svdvals
+from .ops.inverses import det, inv, matrix_power, pinv, slogdet, solve
 from .ops.linalg import matmul
-from .ops.norms import norm
+from .ops.norms import lstsq, norm
 from .ops.products import cross, outer, tensordot, trace, vecdot
 
 LinAlgError = np.linalg.LinAlgError

@@ -26,7 +26,7 @@ STRICT = {"over": "raise", "divide": "raise", "invalid": "raise"}  # underflow t
 
 def outputs_of(result: Any) -> tuple:
     """Return the results of an operation as a tuple."""
-    return result if isinstance(result, tuple) else (result,)
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def floating(a: Any) -> bool:
@@ -306,6 +306,8 @@ def check_samplewise(op: Callable, case: Any, rng: np.random.Generator) -> None:
         return  # several operations: each is declared, and tested, by itself
     if not node.op.is_samplewise(tuple(x.shape for x in xs[: len(node.parents)]), node.static):
         return
+    if len(node.parents) == 1:
+        assert len(xs[0]) == len(y), f"{len(xs[0])} samples became {len(y)}"
     for i in case.sample_inputs[: len(xs)]:
         if xs[i].ndim != y.ndim or len(xs[i].array) != len(y.array) or len(y.array) < 2 or not floating(xs[i]):
             continue

@@ -231,9 +231,9 @@ def elementwise(name: str, reference: Callable, make: Callable[..., Input], **mo
 
 def arithmetic(name: str, reference: Callable, *makes: Callable[..., Input], **more: Any) -> Entry:
     """Return the entry of a function of two arrays."""
-    more.setdefault("torch", name)
+    more = {"torch": name, "numpy": reference, **more}
     more["errors"] = broadcast_errors(name) + more.get("errors", [])
-    return Entry(name, reference, binary(*makes), numpy=reference, scalars=True, **more)
+    return Entry(name, reference, binary(*makes), scalars=True, **more)
 
 
 def reduction(name: str, reference: Callable, make: Callable[..., Input], **more: Any) -> Entry:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minidl import _cache
 from minidl.data import available, cache_folder, datasets, digits, fashion_mnist, mnist
 from minidl.data.download import DownloadError
 
@@ -308,7 +309,7 @@ def test_without_download_the_network_is_not_touched(small, mirror):
 )
 def test_the_cache_lies_where_the_system_wants_it(monkeypatch, platform, system, variables, folder):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(datasets.sys, "platform", platform)
+    monkeypatch.setattr(_cache.sys, "platform", platform)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(folder)
@@ -318,14 +319,14 @@ def test_without_home_the_user_database_is_asked(monkeypatch):
     pwd = pytest.importorskip("pwd", reason="Windows has no user database of this kind")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(datasets.sys, "platform", "linux")
+    monkeypatch.setattr(_cache.sys, "platform", "linux")
     assert cache_folder() == Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "minidl")
 
 
 def test_an_unknown_home_is_an_error_only_where_the_cache_is_needed(small, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(datasets.sys, "platform", "linux")
+    monkeypatch.setattr(_cache.sys, "platform", "linux")
     with pytest.raises(RuntimeError, match="home folder is unknown; set HOME, or MINIDL_DATA"):
         load()
     assert available()["mnist"] is None

@@ -28,7 +28,8 @@ LIBRARY = BASE | TOOLS | {"creation", "nn", "second_order", "optim", "data", "io
 ALLOWED = {  # part -> the parts it may import, besides itself
     "engine": set(),
     "random": {"engine"},
-    "compiler": {"engine"},
+    "_cache": set(),
+    "compiler": {"engine", "_cache"},
     "ops": {"engine", "random", "compiler"},
     "creation": BASE,
     "func": BASE,
@@ -36,7 +37,7 @@ ALLOWED = {  # part -> the parts it may import, besides itself
     "nn": BASE | TOOLS,
     "second_order": BASE | TOOLS,
     "optim": {"engine", "compiler", "krylov"},
-    "data": {"engine", "random"},
+    "data": {"engine", "random", "_cache"},
     "io": {"engine"},
     "_threads": set(),
     "train": LIBRARY,

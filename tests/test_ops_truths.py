@@ -574,3 +574,128 @@ def test_results_of_all_dtypes_are_arrays_never_numpy_scalars(shape):
         assert type(f(x)) is np.ndarray
         assert type(f(md.tensor(x)).array) is np.ndarray
     battery.assert_equal(md.sum(x), x.sum())
+
+
+# ---- rounding, order, writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_allclose_is_a_python_bool():
+    x = md.tensor([1.0, 2.0])
+    assert md.allclose(x, x + 1e-7) is True
+    assert md.allclose(x, x + 1e-2) is False
+    assert md.allclose(x, np.array([1.0, 2.1]), rtol=0.2) is True
+    assert md.allclose(np.ones(2), 1.0) is True
+    assert md.allclose(1.0, 1.0) is True
+    nan = md.tensor([NAN])
+    assert (md.allclose(nan, nan), md.allclose(nan, nan, equal_nan=True)) == (False, True)
+
+
+@pytest.mark.parametrize(("x", "v"), [(1e20, 1.0), (3.0, 0.1), (INF, 0.0), (NAN, 2.0), (1.0, INF)])
+def test_what_is_written_is_exactly_what_is_there_afterwards(x, v):
+    for dtype in ("float32", "float64"):
+        base, value = md.tensor([x, 5.0], dtype=dtype), md.tensor([v], dtype=dtype)
+        expected = [value.tolist()[0], 5.0]
+        assert md.index_set(base, [0], value).tolist() == expected
+        assert md.index_set(base, 0, v).tolist() == expected
+        assert md.index_set(base, slice(0, 1), value).tolist() == expected
+        assert md.index_set(base, np.array([True, False]), value).tolist() == expected
+        assert md.put_along_axis(base, np.array([0]), value, axis=0).tolist() == expected
+
+
+def test_nan_in_a_median_is_nan():
+    with np.errstate(invalid="ignore"):
+        x = md.tensor([[1.0, NAN, 2.0], [1.0, 3.0, 2.0]])
+        assert np.isnan(md.median(x).item())
+        assert np.isnan(md.quantile(x[0], 0.1).item())
+        assert [np.isnan(v) for v in md.median(x, axis=1).tolist()] == [True, False]
+        for f in (md.max, md.min, md.sum, md.prod, md.std, md.ptp, lambda x: md.cumsum(x)[-1], lambda x: md.sort(x)[-1]):
+            assert np.isnan(f(x[0]).item())
+
+
+def test_topk_of_every_integer_dtype_is_ordered():
+    for dtype in ("uint8", "int8", "int32", "int64"):
+        low = np.iinfo(dtype).min
+        x = md.tensor(np.array([low, 5, 7, 1], dtype))
+        values, indices = md.topk(x, 3)
+        assert values.tolist() == [7, 5, 1]
+        assert indices.tolist() == [2, 1, 3]
+        assert md.topk(x, 2, largest=False)[0].tolist() == [low, 1]
+    assert md.topk(md.tensor([True, False, True]), 1)[0].tolist() == [True]
+
+
+def test_quantiles_may_be_a_list_a_tuple_or_an_array():
+    x = md.tensor([1.0, 2.0, 4.0])
+    for q in ([0.25, 0.75], (0.25, 0.75), np.array([0.25, 0.75])):
+        assert md.quantile(x, q).tolist() == [1.5, 3.0]
+    assert md.quantile(x, np.float64(0.5)).item() == 2.0
+
+
+@pytest.mark.parametrize("f", [md.cumsum, md.cumprod, md.sort, md.argsort, md.prod, md.median, md.logcumsumexp, md.ptp, md.flip,
+                               lambda x: md.topk(x, 1)[0], lambda x: md.take(x, 0), md.std, md.tril, md.diag])  # fmt: skip
+def test_lists_are_arrays_in_the_making(f):
+    data = [[1.0, 3.0], [2.0, 4.0]]
+    assert np.asarray(f(data)).tolist() == np.asarray(f(np.array(data))).tolist()
+
+
+def test_T16_edges_of_clip_pass_the_gradient():
+    assert derivative(lambda x: md.clip(x, 0.0, 1.0), leaf([-1.0, 0.0, 0.5, 1.0, 2.0])) == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_T17_a_product_with_zeros_has_the_gradient_of_the_others():
+    assert derivative(md.prod, leaf([0.0, 2.0, 3.0])) == [6.0, 0.0, 0.0]
+    assert derivative(md.prod, leaf([0.0, 0.0, 3.0])) == [0.0, 0.0, 0.0]
+    assert derivative(md.prod, leaf([0.0, 0.0, 3.0]), order=2) == [3.0, 3.0, 0.0]
+
+
+def test_T21_the_standard_deviation_of_equal_numbers_has_the_gradient_zero():
+    assert derivative(md.std, leaf([2.0, 2.0])) == [0.0, 0.0]
+
+
+def test_equal_elements_share_extremes_and_keep_their_order_in_sorting():
+    assert derivative(md.min, leaf([1.0, 1.0, 2.0])) == [0.5, 0.5, 0.0]
+    assert derivative(md.ptp, leaf([1.0, 1.0, 2.0])) == [-0.5, -0.5, 1.0]
+    assert md.argsort(md.tensor([1.0, 0.0, 1.0, 0.0])).tolist() == [1, 3, 0, 2]
+    assert derivative(lambda x: md.sort(x)[2:], leaf([1.0, 0.0, 1.0, 0.0])) == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_samplewise_reshape_keeps_the_number_of_samples():
+    assert md.reshape.is_samplewise(((4, 3),), {"shape": (4, -1)})
+    assert md.reshape.is_samplewise(((4, 3, 2),), {"shape": (-1, 6)})
+    assert not md.reshape.is_samplewise(((4, 3),), {"shape": (-1, 2)})
+    assert not md.reshape.is_samplewise(((4, 3),), {"shape": (-1,)})
+    assert not md.reshape.is_samplewise(((4, 3),), {"shape": 12})
+
+
+def test_the_special_functions_are_exact_to_rounding_where_differences_are_not():
+    x = np.array([1e-10, 1e-5, 0.3, 0.46, 0.47, 3.9, 4.1, 8.0, 26.0])
+    import math
+
+    for f, reference in ((md.erf, math.erf), (md.erfc, math.erfc)):
+        np.testing.assert_allclose(f(x), [reference(v) for v in x], rtol=1e-13)
+        np.testing.assert_allclose(f(-x), [reference(-v) for v in x], rtol=1e-13)
+    assert md.erfc(md.tensor([1e300, -1e300, INF, -INF])).tolist() == [0.0, 2.0, 0.0, 2.0]
+    for f, reference in ((md.expm1, math.expm1), (md.log1p, math.log1p)):
+        np.testing.assert_allclose(f(x[:5]), [reference(v) for v in x[:5]], rtol=1e-14)
+    near = np.array([0.0, 1e-9, 1e-4, 0.0299, 0.0301])
+    slope = md.func.grad(lambda x: md.sinc(x).sum())(near).numpy()
+    z = np.pi * near
+    np.testing.assert_allclose(slope, np.pi * (-z / 3 + z**3 / 30 - z**5 / 840), rtol=1e-8, atol=1e-16)
+
+
+def test_derivatives_at_the_origin_are_the_documented_ones():
+    for f in (md.hypot, md.arctan2):
+        x, y = leaf([0.0]), leaf([0.0])
+        f(x, y).sum().backward()
+        assert (x.grad.tolist(), y.grad.tolist()) == ([0.0], [0.0])
+    x, y = leaf([0.0, 0.0]), leaf([0.0, -1.0])
+    md.xlogy(x, y).sum().backward()
+    assert (x.grad.tolist(), y.grad.tolist()) == ([0.0, 0.0], [0.0, 0.0])
+    assert np.isnan(md.xlogy(md.tensor(0.0), md.tensor(NAN)).item())
+
+
+def test_logaddexp_of_infinities_has_no_nan():
+    with np.errstate(invalid="raise"):
+        for a, b, ga, gb in ((INF, INF, 0.5, 0.5), (-INF, -INF, 0.5, 0.5), (INF, 0.0, 1.0, 0.0), (-INF, 0.0, 0.0, 1.0)):
+            x, y = leaf([a]), leaf([b])
+            md.logaddexp(x, y).sum().backward()
+            assert (x.grad.tolist(), y.grad.tolist()) == ([ga], [gb])

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .formula import FUNCTIONS, INFIX, MEASURES, Functions, Trace, Value
+from .loop import compiled, loop_source
 
 KEYWORD_OUT = ("maximum", "minimum")  # NumPy 2.4 deprecates their third positional argument
 ARRAYS = ("array", "mask")
@@ -181,7 +182,10 @@ class Program:
         self.measures = any(value.op in MEASURES for value in code)
         _, scratch, masks, spills, mask_spills = self.places
         self.columns = (*self.arrays, *spills, *mask_spills, *scratch, *masks, *["n"] * self.measures)
-        self.source = _Writer(self, code, new).source()
+        writer = _Writer(self, code, new)
+        self.source = writer.source()
+        self.loop = None if self.measures else loop_source(code, self.arrays, writer.typed_numbers, dict(new))
+        self.loop_numbers = tuple(writer.typed_numbers.values())
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def __str__(self) -> str:
@@ -190,8 +194,17 @@ class Program:
     def __repr__(self) -> str:
         return f"<Program {self.name}({', '.join(self.arrays)}): {self.operations} operations a block>"
 
-    def function(self, xp: Any) -> Callable[..., Any]:
-        """Return the kernel bound to an array module."""
+    def function(self, xp: Any, looped: bool = False) -> Callable[..., Any]:
+        """Return the kernel bound to an array module; `looped`: with the compiled loop in place of the NumPy calls."""
+        if looped and "loop" not in self._functions:
+            head = self.source[: self.source.index("    # arrays: block by block")]
+            call = f"        loop({', '.join([*self.arrays, *self.loop_numbers])})"
+            text = f"{head}    for {', '.join(self.columns)} in blocks():\n{call}\n"
+            names = {"loop": compiled(self.loop or ""), "np": np, "inf": np.inf, "nan": np.nan}
+            exec(compile(text, f"<looped {self.name}>", "exec"), names)
+            self._functions["loop"] = names[self.name]
+        if looped:
+            return self._functions["loop"]
         if xp not in self._functions:
             names = {op: getattr(xp, op) for op in (*FUNCTIONS, "copyto")}
             names |= {"xp": xp, "np": np, "inf": np.inf, "nan": np.nan}
@@ -209,6 +222,7 @@ class _Writer:
         self.new = new
         self.home = program.places.home
         self.variables: dict[Value, str] = {}  # numbers and measures -> their names in the source
+        self.typed_numbers: dict[Value, str] = {}  # those that meet arrays
         self.lines: list[str] = []
 
     def source(self) -> str:
@@ -234,6 +248,7 @@ class _Writer:
         if met:
             self.lines.append("    # numbers: once a step, in float64, then rounded once to the arrays' dtype")
             self.lines += [*lines, self._typed(met)]
+            self.typed_numbers = {value: self.variables[value] for value in met}
 
     def _measures(self, stage: int) -> None:
         """Write what is computed between two passes: arithmetic on the numbers measured for each parameter."""

@@ -10,13 +10,13 @@ import hashlib
 import importlib.resources
 import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from .._cache import cache_folder
 from .idx import check_labelled, parse_idx
 
 
@@ -193,25 +193,6 @@ def _place(name: str) -> Path | None:
             return None
         first = first or path.parent
     return first
-
-
-def cache_folder() -> Path:
-    """Return the folder that downloads go to: `minidl` in the system's place for caches.
-
-    That is $XDG_CACHE_HOME (if absolute) or ~/.cache, ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows.
-    RuntimeError if none of these is known.
-    """
-    given = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
-    if os.path.isabs(given) and sys.platform != "darwin":
-        return Path(given, "minidl")
-    home = os.path.expanduser("~")  # asks the user database where HOME is unset
-    if os.name != "nt" and os.environ.get("HOME") == "":
-        home = ""  # expanduser makes it the root of the file system
-    if not os.path.isabs(home):
-        raise RuntimeError("cache_folder: the home folder is unknown; set HOME, or MINIDL_DATA to where the data lies")
-    if os.name == "nt":
-        return Path(home, "AppData", "Local", "minidl")
-    return Path(home, "Library", "Caches", "minidl") if sys.platform == "darwin" else Path(home, ".cache", "minidl")
 
 
 # ---- finding and checking files ----------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ops.elementwise import sigmoid, tanh
 from ..ops.batch import batch_norm, batch_norm_train, dropout
+from ..ops.elementwise import sigmoid, tanh
 from ..ops.network import cross_entropy, linear, log_softmax, relu, softmax
 from ..ops.reduce import mean, sum
 

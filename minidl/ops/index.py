@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from ..engine.backend import as_array, device_of, is_array, scatter_add
+from ..engine.backend import as_array, checked_dtype, device_of, is_array, scatter_add, to_device
 from ..engine.node import mode
 from ..engine.op import Op
 from ..engine.tensor import TENSORS
-from .shape import numpy_signature
+from .elementwise import astype
+from .shape import along, beside, device, numpy_signature, on_array, operand, ravel, reshape
 
 
 class _Place:
@@ -166,17 +167,115 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     tensor([[2.],
             [3.]])
     """
-    shape, other = np.shape(x), np.shape(indices)
-    axis = normalize_axis_index(axis, len(shape), "take_along_axis")
+    return _take_along(x, indices, axis=_row_axis(np.shape(x), np.shape(indices), axis, "take_along_axis"))
+
+
+def _row_axis(shape: tuple[int, ...], other: tuple[int, ...], axis: int, who: str) -> int:
+    """Return the axis counted from the front; ValueError unless the shapes agree in the other axes."""
+    axis = normalize_axis_index(axis, len(shape), who)
     if len(shape) != len(other) or any(a != b for i, (a, b) in enumerate(zip(shape, other, strict=True)) if i != axis):
-        raise ValueError(
-            f"take_along_axis: indices must have x's shape except along axis {axis}, got {other} for {shape}"
-        )
-    return _take_along(x, indices, axis=axis)
+        raise ValueError(f"{who}: indices must have x's shape except along axis {axis}, got {other} for {shape}")
+    return axis
+
+
+# ---- taking and putting ------------------------------------------------------------------------------------------
+
+
+@on_array
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    """Take elements by index along axis (None: of the flattened array); repeated ones add their gradients.
+
+    >>> take(tensor([[1.0, 2.0], [3.0, 4.0]]), [1, 1, 0], axis=1)
+    tensor([[2., 2., 1.],
+            [4., 4., 3.]])
+    """
+    if axis is None:
+        x, axis = ravel(x), 0
+    axis = normalize_axis_index(axis, x.ndim, "take")
+    if not hasattr(indices, "dtype"):
+        host = np.asarray(indices, dtype=None if np.size(indices) else np.int64)
+        indices = to_device(host, device(x))
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"take: indices must be integers, got {indices.dtype}")
+    return getitem(x, along(axis, indices))
+
+
+def _values(values: Any, x: Any, who: str) -> Any:
+    """Return values beside x: numbers and lists as an array, and what is no float as x's dtype if that is one."""
+    if not hasattr(values, "dtype") or isinstance(values, np.generic):
+        host = np.asarray(values)
+        dtype = x.dtype if x.dtype.kind == "f" else checked_dtype(host.dtype, who)
+        if host.ndim:
+            return to_device(host.astype(dtype), device(x))
+        return beside(x, lambda xp: xp.full((), host.item(), dtype))
+    return astype(values, dtype=x.dtype) if x.dtype.kind == "f" and values.dtype.kind != "f" else values
+
+
+def _assign(xp: Any, x: Any, values: Any, *arrays: Any, index: tuple) -> Any:
+    out = x.astype(np.promote_types(x.dtype, values.dtype))
+    place = _fill(index, arrays)
+    if xp is np and any(a.dtype.kind != "b" for a in arrays):
+        taken = np.zeros(x.shape, np.bool_)
+        taken[place] = True
+        if np.count_nonzero(taken) < taken[place].size:
+            raise ValueError(
+                "index_set: an index repeats, and which of its values stays would be chance; see index_add"
+            )
+    out[place] = values
+    return out
+
+
+def _assign_rule(g: Any, out: Any, x: Any, values: Any, *arrays: Any, index: tuple) -> tuple:
+    """Give the elements that were replaced no gradient, and their values theirs."""
+    new = _getitem(g, *arrays, index=index)
+    rest = _index_set(g, _values(0.0, g, "index_set"), *arrays, index=index)
+    new = new if values.ndim <= new.ndim else reshape(new, (1,) * (values.ndim - new.ndim) + new.shape)
+    return (rest, new, *([None] * len(arrays)))
+
+
+_index_set = Op(_assign, joint=_assign_rule, saves="arrays", name="index_set")
+
+
+@on_array
+def index_set(x: Any, index: Any, values: Any) -> Any:
+    """Return x with x[index] replaced by values: the assignment x[index] = values, as a function with derivatives.
+
+    The replaced elements get the gradient 0. Where an index repeats: ValueError, on a GPU an undefined choice.
+
+    >>> index_set(zeros(3), slice(1, 3), 7.0)
+    tensor([0., 7., 7.])
+    """
+    parts, arrays = _parse(index, x)
+    return _index_set(x, _values(values, x, "index_set"), *arrays, index=parts)
+
+
+@on_array
+def index_add(x: Any, index: Any, values: Any) -> Any:
+    """Return x with values added at x[index]; where an index repeats all its values are added.
+
+    >>> index_add(zeros(3), [0, 0, 2], tensor([1.0, 2.0, 4.0]))
+    tensor([3., 0., 4.])
+    """
+    return x + scatter(_values(values, x, "index_add"), index, x.shape)
+
+
+@on_array
+def put_along_axis(x: Any, indices: Any, values: Any, axis: int) -> Any:
+    """Return x with values in the places that `indices` names along axis (NumPy's, without writing into x).
+
+    Where an index repeats within a row: ValueError, on a GPU an undefined choice.
+
+    >>> put_along_axis(tensor([[1.0, 2.0]]), tensor([[1]]), 9.0, axis=1)
+    tensor([[1., 9.]])
+    """
+    indices = operand(indices, "put_along_axis")
+    axis = _row_axis(x.shape, indices.shape, axis, "put_along_axis")
+    raw = indices.array if type(indices) in TENSORS else indices
+    return index_set(x, beside(x, lambda xp: _along(xp, raw, axis)), values)
 
 
 # fmt: off
 __all__ = [
-    "getitem", "take_along_axis",
+    "getitem", "index_add", "index_set", "put_along_axis", "take", "take_along_axis",
 ]
 # fmt: on

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.linalg import LinAlgError
 
 from ..engine.backend import as_array, checked_dtype, device_of, is_array
 from ..engine.op import Op
@@ -102,6 +105,50 @@ matmul = Op(
     >>> matmul(tensor([[1.0, 2.0]]), tensor([[3.0], [4.0]]))
     tensor([[11.]])
     """,
+)
+
+# ---- functions of matrices ---------------------------------------------------------------------------------------
+
+
+def matrix_op(rule: Any = None, saves: str = "", square: bool = True, joint: Any = None) -> Callable[..., Op]:
+    """Make an operation of a function of matrices: check their shapes and dtypes, and name it in LAPACK's refusals.
+
+    Matrices of integers become float64; float16 is computed in float32 and rounded. What LAPACK refuses (a singular
+    matrix, one that is not positive definite) is a LinAlgError on the CPU and gives NaN on a GPU, as in CuPy.
+    """
+
+    def decorate(forward: Callable[..., Any]) -> Op:
+        who = forward.__name__.strip("_")
+
+        @functools.wraps(forward)
+        def checked(xp: Any, *given: Any, **settings: Any) -> Any:
+            a, *_ = arrays = operands(who, *given)
+            if a.ndim < 2 or (square and a.shape[-1] != a.shape[-2]):
+                needed = "square matrices (..., n, n)" if square else "matrices (..., m, n)"
+                raise LinAlgError(f"{who}: needs {needed}, got shape {a.shape}")
+            dtype = a.dtype if a.dtype.kind == "f" else np.dtype(np.float64)
+            work = np.promote_types(dtype, np.float32)
+            try:
+                out = forward(xp, *(x.astype(work, copy=False) for x in arrays), **settings)
+            except LinAlgError as error:
+                raise LinAlgError(f"{who}: {error} (shape {a.shape})") from error
+            if type(out) is tuple:
+                return tuple(xp.asarray(x, dtype) for x in out)
+            return xp.asarray(out, dtype)
+
+        rules = () if rule is None else (rule,)
+        return Op(checked, *rules, joint=joint, saves=saves, name=who, samplewise=_stacked)
+
+    return decorate
+
+
+def _stacked(shapes: tuple, **_: Any) -> bool:
+    return all(len(s) > 2 and (len(s), s[0]) == (len(shapes[0]), shapes[0][0]) for s in shapes)
+
+
+identity = Op(lambda xp, a: xp.broadcast_to(xp.eye(a.shape[-1], dtype=a.dtype), a.shape).copy())
+lower = Op(
+    lambda xp, x, *, k=0: xp.tril(x, k), lambda g, out, x, *, k=0: lower(g, k=k), samplewise=_stacked, name="tril"
 )
 
 # fmt: off

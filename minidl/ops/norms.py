@@ -1,4 +1,4 @@
-"""Norms of vectors and matrices."""
+"""Norms of vectors and matrices, and least squares."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.linalg import LinAlgError
 
 from ..engine.op import Op
 from . import reduce
 from .decompositions import svdvals
 from .elementwise import absolute, where
+from .inverses import cutoff, pinv
 from .linalg import operands
 from .rearrange import moveaxis
 from .shape import numpy_signature
@@ -85,3 +87,26 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if len(axes) not in (1, 2):
         raise ValueError(f"norm: needs one axis (vectors) or two (matrices), got axis={axis} for shape {x.shape}")
     return (_vector_norm if len(axes) == 1 else _matrix_norm)(x, ord, axes, keepdims)
+
+
+@numpy_signature
+def lstsq(a: Any, b: Any, rcond: float | None = None) -> tuple[Any, Any, Any, Any]:
+    """Minimise |A x - b|, and |x| among several minima: returns (x, residuals, rank, singular values of A).
+
+    Shapes: A (..., m, n), b (m,) or (..., m, k). x = A^+ b, and so are its derivatives (see `pinv`: exact at constant
+    rank). The residuals, sums of squares for each column of b, are empty unless m > n.
+
+    >>> x, residuals, rank, s = lstsq(tensor([[1.0], [1.0]]), tensor([1.0, 3.0]))
+    >>> x, residuals, rank.item()
+    (tensor([2.]), tensor([2.]), 1)
+    """
+    a, b = operands("lstsq", a, b)
+    columns = b[:, None] if b.ndim == 1 else b
+    if a.ndim < 2 or not b.ndim or columns.shape[-2] != a.shape[-2]:
+        raise LinAlgError(f"lstsq: needs matrices a and as many rows in b, got a {a.shape} and b {b.shape}")
+    m, n = a.shape[-2:]
+    x, s = pinv(a, rcond=rcond) @ columns, svdvals(a)
+    rest = columns - a @ x
+    residuals = reduce.sum(rest * rest, axis=-2)
+    rank = reduce.sum(s > cutoff(a, s, rcond), axis=-1)
+    return x[..., 0] if b.ndim == 1 else x, residuals if m > n else residuals[..., :0], rank, s

@@ -31,17 +31,9 @@ def _roles(subscripts: str) -> tuple:
     """Return the axes of both operands, sorted: those of both that stay, of one alone, and those summed over."""
     left, right, out = re.split(",|->", subscripts)
     both = [i for i in out if i in left and i in right]
-    rows, columns = [i for i in out if i not in right], [i for i in out if i not in left]
-    summed = [i for i in left if i not in out]
-    places = [
-        tuple(map(given.index, wanted))
-        for given, wanted in (
-            (left, both + rows + summed),
-            (right, both + summed + columns),
-            (both + rows + columns, out),
-        )
-    ]
-    return len(both), len(rows), len(summed), *places
+    rows, columns, summed = ([i for i in x if i not in y] for x, y in ((out, right), (out, left), (left, out)))
+    orders = (left, both + rows + summed), (right, both + summed + columns), (both + rows + columns, out)
+    return len(both), len(rows), len(summed), *(tuple(map(given.index, wanted)) for given, wanted in orders)
 
 
 def _product(xp: Any, a: Any, b: Any, *, subscripts: str) -> Any:
@@ -125,7 +117,8 @@ def _plan(subscripts: str, shapes: tuple, optimize: str | bool) -> tuple[list[st
     path: list = [range(len(terms))]
     if len(terms) > 2:
         hosts = [np.broadcast_to(np.float32(0), [sizes[i] for i in term]) for term in terms]
-        limit = (optimize, 2**60) if isinstance(optimize, str) else optimize  # how large an intermediate may get
+        search = ("optimal" if len(terms) < 6 else "greedy") if optimize is True else optimize  # n! paths
+        limit = (search, 2**60) if search else False  # how large an intermediate may get
         path = np.einsum_path(f"{','.join(terms)}->{out}", *hosts, optimize=limit)[0][1:]
     return terms, out, path, sizes
 
@@ -152,13 +145,13 @@ def _summed(x: Any, term: str, wanted: set[str]) -> tuple[Any, str]:
     return (reduce.sum(x, axis=lost), "".join(i for i in term if i in wanted)) if lost else (x, term)
 
 
-def einsum(subscripts: str, *arrays: Any, optimize: str | bool = "optimal") -> Any:
+def einsum(subscripts: str, *arrays: Any, optimize: str | bool = True) -> Any:
     """Sum products over named axes: einsum("ij,jk->ik", a, b)[i, k] = sum_j a[i, j] b[j, k].
 
     A letter for each axis; letters missing after "->" are summed over, letters that repeat in one operand take its
     diagonal, "..." stands for leading axes that broadcast. Without "->" the result has the letters that occur once, in
     alphabetical order. Two operands are multiplied as matrices; more of them two at a time, in the order that needs the
-    fewest multiplications (`optimize="greedy"` searches less long, False takes them from left to right).
+    fewest multiplications ("optimal", up to five), one found quickly ("greedy", for more), or from the left (False).
 
     ValueError for letters that do not fit the shapes, TypeError for two dtypes.
 
@@ -169,6 +162,8 @@ def einsum(subscripts: str, *arrays: Any, optimize: str | bool = "optimal") -> A
     """
     if not isinstance(subscripts, str) or not arrays:
         raise TypeError("einsum: needs a string of subscripts and at least one operand, as in einsum('ij,j->i', a, b)")
+    if optimize not in (True, False, "greedy", "optimal"):
+        raise ValueError(f"einsum: optimize must be True, False, 'greedy' or 'optimal', got {optimize!r}")
     xs = operands("einsum", *arrays)
     terms, out, path, sizes = _plan(subscripts, tuple(tuple(x.shape) for x in xs), optimize)
     todo = [_shortened(x, term, sizes) for x, term in zip(xs, terms, strict=True)]

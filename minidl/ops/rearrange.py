@@ -4,129 +4,125 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from ..engine.backend import array_module, as_array, device_of, is_array
+from ..engine.backend import to_device
 from ..engine.op import Op
-from ..engine.tensor import TENSORS
 from .elementwise import where
-from .index import add_along_axis, getitem, scatter, take_along_axis
-from .shape import broadcast_to, concatenate, numpy_signature, ravel, reshape, transpose
-
-
-def _raw(x: Any) -> Any:
-    """Return the raw array of a tensor, an array or a list: to ask where it lives."""
-    return x.array if type(x) in TENSORS else x if is_array(x) else np.asarray(x)
-
+from .index import getitem, scatter, take
+from .shape import along, beside, broadcast_to, device, integers, on_array, operand, ravel, reshape, transpose
 
 # ---- axes --------------------------------------------------------------------------------------------------------
 
 
-@numpy_signature
+@on_array
 def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
     """Move axes to new positions; the others keep their order.
 
     >>> moveaxis(zeros(2, 3, 4), 0, -1).shape
     (3, 4, 2)
     """
-    ndim = np.ndim(_raw(x))
-    a, b = (normalize_axis_tuple(v, ndim, "moveaxis") for v in (source, destination))
+    a, b = (normalize_axis_tuple(v, x.ndim, "moveaxis") for v in (source, destination))
     if len(a) != len(b):
         raise ValueError(
             f"moveaxis: source and destination must name equally many axes, got {source} and {destination}"
         )
-    order = [i for i in range(ndim) if i not in a]
+    order = [i for i in range(x.ndim) if i not in a]
     for place, axis in sorted(zip(b, a, strict=True)):
         order.insert(place, axis)
     return transpose(x, axes=tuple(order))
 
 
-@numpy_signature
+@on_array
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """Exchange two axes.
 
     >>> swapaxes(zeros(2, 3, 4), 0, 2).shape
     (4, 3, 2)
     """
-    ndim = np.ndim(_raw(x))
-    order = list(range(ndim))
-    a, b = (normalize_axis_index(i, ndim, "swapaxes") for i in (axis1, axis2))
+    order = list(range(x.ndim))
+    a, b = (normalize_axis_index(i, x.ndim, "swapaxes") for i in (axis1, axis2))
     order[a], order[b] = b, a
     return transpose(x, axes=tuple(order))
 
 
+@on_array
 def atleast_1d(x: Any) -> Any:
     """Give a 0-d array one axis.
 
     >>> atleast_1d(tensor(3.0))
     tensor([3.])
     """
-    return x if np.ndim(_raw(x)) else reshape(x, (1,))
+    return x if x.ndim else reshape(x, (1,))
 
 
+@on_array
 def atleast_2d(x: Any) -> Any:
     """Give an array leading axes of length 1 until there are two.
 
     >>> atleast_2d(tensor([3.0, 4.0])).shape
     (1, 2)
     """
-    shape = np.shape(_raw(x))
-    return x if len(shape) > 1 else reshape(x, (1, *shape) if shape else (1, 1))
+    return x if x.ndim > 1 else reshape(x, (1, *x.shape) if x.ndim else (1, 1))
 
 
+@on_array
 def atleast_3d(x: Any) -> Any:
     """Give an array axes of length 1 until there are three: (n,) -> (1, n, 1), (m, n) -> (m, n, 1), as in NumPy.
 
     >>> atleast_3d(tensor([3.0, 4.0])).shape
     (1, 2, 1)
     """
-    shape = np.shape(_raw(x))
-    return x if len(shape) > 2 else reshape(x, ((1, 1, 1), (1, *shape, 1), (*shape, 1))[len(shape)])
+    return x if x.ndim > 2 else reshape(x, ((1, 1, 1), (1, *x.shape, 1), (*x.shape, 1))[x.ndim])
 
 
 # ---- order and repetition ----------------------------------------------------------------------------------------
 
 
-def _sliced(ndim: int, axis: int, index: Any) -> tuple:
-    return (slice(None),) * axis + (index,) + (slice(None),) * (ndim - axis - 1)
-
-
-@numpy_signature
+@on_array
 def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
-    """Reverse the order along axis (None: along all).
+    """Reverse the order along axis (None: along all). A view.
 
     >>> flip(tensor([1.0, 2.0, 3.0]))
     tensor([3., 2., 1.])
     """
-    ndim = np.ndim(_raw(x))
-    axes = range(ndim) if axis is None else normalize_axis_tuple(axis, ndim, "flip")
-    return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(ndim)))
+    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim, "flip")
+    return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))
 
 
-@numpy_signature
+_roll = Op(
+    lambda xp, x, *, shift, axis: xp.roll(x, shift, axis),
+    lambda g, out, x, *, shift, axis: _roll(g, shift=tuple(-s for s in shift), axis=axis),
+    name="roll",
+    samplewise=lambda shapes, *, shift, axis: axis is not None and 0 not in axis,
+)
+
+
+@on_array
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Any:
     """Move elements along axis by shift places; what leaves at the end comes in at the start. None: flattened.
 
     >>> roll(tensor([1.0, 2.0, 3.0]), 1)
     tensor([3., 1., 2.])
     """
-    shape = np.shape(_raw(x))
-    if axis is None:
-        return reshape(roll(ravel(x), shift, 0), shape)
-    axes = normalize_axis_tuple(axis, len(shape), "roll", allow_duplicate=True)
-    shifts = [shift] * len(axes) if isinstance(shift, int) else list(shift)
-    for by, i in zip(shifts, axes, strict=True):
-        k = -by % shape[i] if shape[i] else 0
-        if k:
-            ahead, behind = (getitem(x, _sliced(len(shape), i, s)) for s in (slice(k, None), slice(k)))
-            x = concatenate([ahead, behind], axis=i)
-    return x
+    shifts = integers(shift, "roll")
+    axes = None if axis is None else normalize_axis_tuple(axis, x.ndim, "roll", allow_duplicate=True)
+    return _roll(x, shift=(shifts,) if isinstance(shifts, int) else shifts, axis=axes)
 
 
-@numpy_signature
+_repeat = Op(
+    lambda xp, x, *, times, axis: xp.repeat(x, times, axis),
+    lambda g, out, x, *, times, axis: g.reshape((*x.shape[: axis + 1], times, *x.shape[axis + 1 :])).sum(axis=axis + 1),
+    name="repeat",
+    samplewise=lambda shapes, *, times, axis: axis != 0,
+)
+
+
+@on_array
 def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any:
     """Repeat each element (along axis; None: of the flattened array) so many times, one number or one an element.
 
@@ -135,10 +131,26 @@ def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any
     """
     if axis is None:
         x, axis = ravel(x), 0
-    axis = normalize_axis_index(axis, np.ndim(_raw(x)), "repeat")
-    return take(x, np.repeat(np.arange(np.shape(_raw(x))[axis]), repeats), axis)
+    axis = normalize_axis_index(axis, x.ndim, "repeat")
+    times, n = integers(repeats, "repeat"), x.shape[axis]
+    if np.min(times, initial=0) < 0 or np.shape(times) not in ((), (1,), (n,)):
+        raise ValueError(f"repeat: needs one number, or one for each of {n} elements, none negative, got {repeats}")
+    if isinstance(times, int):
+        return _repeat(x, times=times, axis=axis)
+    return take(x, to_device(np.repeat(np.arange(n), times), device(x)), axis)
 
 
+def _untile(g: Any, out: Any, x: Any, *, reps: tuple[int, ...]) -> Any:
+    """Add up the gradients of the copies."""
+    shape = (1,) * (len(reps) - x.ndim) + x.shape
+    apart = g.reshape(tuple(n for pair in zip(reps, shape, strict=True) for n in pair))
+    return apart.sum(axis=tuple(range(0, 2 * len(reps), 2))).reshape(x.shape)
+
+
+_tile = Op(lambda xp, x, *, reps: xp.tile(x, reps), _untile, name="tile")
+
+
+@on_array
 def tile(x: Any, reps: int | Sequence[int]) -> Any:
     """Lay copies side by side: reps of them along each axis, the last axes first if reps is short.
 
@@ -146,32 +158,30 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     tensor([[1., 2., 1., 2.],
             [1., 2., 1., 2.]])
     """
-    shape, times = np.shape(_raw(x)), (reps,) if isinstance(reps, int) else tuple(reps)
-    ndim = max(len(shape), len(times))
-    shape, times = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(times)) + times
-    spread = tuple(n for pair in zip(times, shape, strict=True) for n in pair)
-    apart = reshape(x, tuple(n for size in shape for n in (1, size)))
-    return reshape(broadcast_to(apart, shape=spread), tuple(t * n for t, n in zip(times, shape, strict=True)))
+    times = integers(reps, "tile")
+    times = (times,) if isinstance(times, int) else times
+    if any(n < 0 for n in times):
+        raise ValueError(f"tile: reps must not be negative, got {reps}")
+    return _tile(x, reps=(1,) * (x.ndim - len(times)) + times)
 
 
-@numpy_signature
+@on_array
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     """Cut along axis into so many equal parts, or at the places named; ValueError if equal parts are impossible.
+
+    The parts are views.
 
     >>> split(tensor([1.0, 2.0, 3.0]), [1])
     [tensor([1.]), tensor([2., 3.])]
     """
-    shape = np.shape(_raw(x))
-    axis = normalize_axis_index(axis, len(shape), "split")
-    n = shape[axis]
-    if isinstance(indices_or_sections, int):
-        if indices_or_sections < 1 or n % indices_or_sections:
-            raise ValueError(f"split: axis {axis} of length {n} cannot be cut into {indices_or_sections} equal parts")
-        cuts = list(range(0, n, n // indices_or_sections))[1:] if n else [0] * (indices_or_sections - 1)
-    else:
-        cuts = [operator.index(i) for i in indices_or_sections]
-    bounds = zip([None, *cuts], [*cuts, None], strict=True)
-    return [getitem(x, _sliced(len(shape), axis, slice(a, b))) for a, b in bounds]
+    axis = normalize_axis_index(axis, x.ndim, "split")
+    n, cuts = x.shape[axis], integers(indices_or_sections, "split")
+    if isinstance(cuts, int):
+        if cuts < 1 or n % cuts:
+            raise ValueError(f"split: axis {axis} of length {n} cannot be cut into {cuts} equal parts")
+        cuts = tuple(n // cuts * i for i in range(1, cuts))
+    bounds = zip((None, *cuts), (*cuts, None), strict=True)
+    return [getitem(x, along(axis, slice(a, b))) for a, b in bounds]
 
 
 # ---- padding -----------------------------------------------------------------------------------------------------
@@ -180,10 +190,23 @@ _pad_constant = Op(
     lambda xp, x, *, widths, value: xp.pad(x, widths, mode="constant", constant_values=value),
     lambda g, out, x, *, widths, value: g[tuple(slice(a, g.shape[i] - b) for i, (a, b) in enumerate(widths))],
     name="pad",
-    samplewise=lambda shapes, *, widths, value: widths[0] == (0, 0),
+    samplewise=lambda shapes, *, widths, value: widths[:1] == ((0, 0),),
 )
 
 
+def _source(xp: Any, *, n: int, pair: tuple[int, int], mode: str) -> Any:
+    """Return, for each place of an axis of length n that was padded, the index of the element it shows."""
+    i = xp.arange(-pair[0], n + pair[1])
+    if mode == "edge" or n == 1:
+        return xp.clip(i, 0, n - 1)
+    if mode == "wrap":
+        return i % n
+    last = 2 * n - 1 if mode == "symmetric" else 2 * n - 2  # of the period that goes there and back again
+    i = i % (last + (mode == "symmetric"))
+    return xp.minimum(i, last - i)
+
+
+@on_array
 def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0.0) -> Any:
     """Extend an array at its edges: pad_width is a number, a pair (before, after), or a pair for each axis.
 
@@ -193,100 +216,39 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     >>> pad(tensor([1.0, 2.0, 3.0]), 2, mode="reflect")
     tensor([3., 2., 1., 2., 3., 2., 1.])
     """
-    shape = np.shape(_raw(x))
     try:
-        widths = tuple((int(a), int(b)) for a, b in np.broadcast_to(np.asarray(pad_width), (len(shape), 2)))
-    except ValueError:
+        pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2)).tolist()
+        widths = tuple((operator.index(a), operator.index(b)) for a, b in pairs)
+    except (TypeError, ValueError):
         raise ValueError(
-            f"pad: pad_width must be a number, a pair, or a pair for each of {len(shape)} axes, got {pad_width}"
+            f"pad: pad_width must be an integer, a pair, or a pair for each of {x.ndim} axes, got {pad_width}"
         ) from None
     if any(n < 0 for pair in widths for n in pair):
         raise ValueError(f"pad: widths must not be negative, got {pad_width}; cut with a slice")
-    if mode == "constant":
+    if mode == "constant" or not any(map(any, widths)):
         return _pad_constant(x, widths=widths, value=constant_values)
     if mode not in ("edge", "reflect", "symmetric", "wrap"):
         raise ValueError(f"pad: mode must be constant, edge, reflect, symmetric or wrap, got {mode!r}")
     for axis, pair in enumerate(widths):
-        if pair != (0, 0):
-            x = take(x, np.pad(np.arange(shape[axis]), pair, mode=mode), axis)  # type: ignore[call-overload]
+        if any(pair):
+            n = x.shape[axis]
+            if not n:
+                raise ValueError(f"pad: axis {axis} has no element that mode {mode!r} could repeat, got {x.shape}")
+            x = take(x, beside(x, partial(_source, n=n, pair=pair, mode=mode)), axis)
     return x
-
-
-# ---- taking and putting ------------------------------------------------------------------------------------------
-
-
-def _beside(indices: Any, x: Any) -> Any:
-    """Bring host indices (a list, or computed from shapes) to the device of x."""
-    return (
-        indices
-        if type(indices) in TENSORS or not isinstance(indices, np.ndarray)
-        else array_module(_raw(x)).asarray(indices)
-    )
-
-
-@numpy_signature
-def take(x: Any, indices: Any, axis: int | None = None) -> Any:
-    """Take elements by index along axis (None: of the flattened array); repeated ones add their gradients.
-
-    >>> take(tensor([[1.0, 2.0], [3.0, 4.0]]), [1, 1, 0], axis=1)
-    tensor([[2., 2., 1.],
-            [4., 4., 3.]])
-    """
-    if axis is None:
-        x, axis = ravel(x), 0
-    axis = normalize_axis_index(axis, np.ndim(_raw(x)), "take")
-    return getitem(x, (slice(None),) * axis + (_beside(indices, x),))
-
-
-@numpy_signature
-def put_along_axis(x: Any, indices: Any, values: Any, axis: int) -> Any:
-    """Return x with values in the places that `indices` names along axis (NumPy's, without writing into x).
-
-    Indices must not repeat within a row: which value would win is undefined on a GPU.
-
-    >>> put_along_axis(tensor([[1.0, 2.0]]), tensor([[1]]), 9.0, axis=1)
-    tensor([[1., 9.]])
-    """
-    axis = normalize_axis_index(axis, np.ndim(_raw(x)), "put_along_axis")
-    old = take_along_axis(x, indices, axis)
-    change = broadcast_to(values, shape=old.shape) - old if np.ndim(_raw(values)) else values - old
-    return x + add_along_axis(change, indices, axis=axis, shape=tuple(np.shape(_raw(x))))
-
-
-def index_add(x: Any, index: Any, values: Any) -> Any:
-    """Return x with values added at x[index]; where an index repeats all its values are added.
-
-    >>> index_add(zeros(3), [0, 0, 2], tensor([1.0, 2.0, 4.0]))
-    tensor([3., 0., 4.])
-    """
-    raw = _raw(x)
-    if isinstance(values, (int, float)):
-        values = as_array(values, dtype=raw.dtype, device=device_of(raw))
-    return x + scatter(values, index, raw.shape)
-
-
-def index_set(x: Any, index: Any, values: Any) -> Any:
-    """Return x with x[index] replaced by values: the assignment x[index] = values, as a function with derivatives.
-
-    The replaced elements get the gradient 0. Indices must not repeat.
-
-    >>> index_set(zeros(3), slice(1, 3), 7.0)
-    tensor([0., 7., 7.])
-    """
-    return x + scatter(values - getitem(x, index), index, _raw(x).shape)
 
 
 # ---- triangles and diagonals -------------------------------------------------------------------------------------
 
 
-def _triangle(x: Any, k: int) -> Any:
+def _triangle(x: Any, k: int, who: str) -> Any:
     """Return the mask of a lower triangle beside x."""
-    raw = _raw(x)
-    if raw.ndim < 2:
-        raise ValueError(f"tril, triu: need at least two axes, got shape {raw.shape}")
-    return array_module(raw).asarray(np.tri(raw.shape[-2], raw.shape[-1], k, dtype=bool))
+    if x.ndim < 2:
+        raise ValueError(f"{who}: needs at least two axes, got shape {x.shape}")
+    return beside(x, lambda xp: xp.tri(*x.shape[-2:], k, dtype=np.bool_))
 
 
+@on_array
 def tril(x: Any, k: int = 0) -> Any:
     """Keep the lower triangle of the last two axes, up to diagonal k; zeros above.
 
@@ -294,9 +256,10 @@ def tril(x: Any, k: int = 0) -> Any:
     tensor([[1., 0.],
             [3., 4.]])
     """
-    return where(_triangle(x, k), x, 0)
+    return where(_triangle(x, k, "tril"), x, False)
 
 
+@on_array
 def triu(x: Any, k: int = 0) -> Any:
     """Keep the upper triangle of the last two axes, from diagonal k on; zeros below.
 
@@ -304,22 +267,24 @@ def triu(x: Any, k: int = 0) -> Any:
     tensor([[1., 2.],
             [0., 4.]])
     """
-    return where(_triangle(x, k - 1), 0, x)
+    return where(_triangle(x, k - 1, "triu"), False, x)
 
 
-@numpy_signature
+@on_array
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     """Return the diagonal of two axes, as the last axis of the result.
 
     >>> diagonal(tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor([1., 4.])
     """
-    y = moveaxis(x, (axis1, axis2), (-2, -1))
+    y = moveaxis(x, normalize_axis_tuple((axis1, axis2), x.ndim, "diagonal"), (-2, -1))
     rows, columns = y.shape[-2:]
-    first = np.arange(max(0, min(rows + min(offset, 0), columns - max(offset, 0)))) - min(offset, 0)
-    return getitem(y, (Ellipsis, _beside(first, x), _beside(first + offset, x)))
+    n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
+    i = beside(x, lambda xp: xp.arange(n))
+    return getitem(y, (Ellipsis, i + max(-offset, 0), i + max(offset, 0)))
 
 
+@on_array
 def diag(x: Any, k: int = 0) -> Any:
     """Make a matrix with a vector on diagonal k, or read diagonal k off a matrix.
 
@@ -327,25 +292,25 @@ def diag(x: Any, k: int = 0) -> Any:
     tensor([[1., 0.],
             [0., 2.]])
     """
-    shape = np.shape(_raw(x))
-    if len(shape) == 2:
+    if x.ndim == 2:
         return diagonal(x, k)
-    if len(shape) != 1:
-        raise ValueError(f"diag: needs a vector or a matrix, got shape {shape}")
-    n = shape[0] + abs(k)
-    places = _beside(np.arange(shape[0]), x)
-    return scatter(x, (places + max(-k, 0), places + max(k, 0)), (n, n))
+    if x.ndim != 1:
+        raise ValueError(f"diag: needs a vector or a matrix, got shape {x.shape}")
+    n = x.shape[0] + abs(k)
+    i = beside(x, lambda xp: xp.arange(x.shape[0]))
+    return scatter(x, (i + max(-k, 0), i + max(k, 0)), (n, n))
 
 
 def meshgrid(*xs: Any, indexing: str = "xy") -> list[Any]:
-    """Return coordinate arrays over the grid of vectors, in matrix ("ij") or Cartesian ("xy") order.
+    """Return coordinate arrays over the grid of vectors, in matrix ("ij") or Cartesian ("xy") order: read-only views.
 
     >>> meshgrid(tensor([1.0, 2.0]), tensor([3.0, 4.0, 5.0]))[0].shape
     (3, 2)
     """
     if indexing not in ("xy", "ij"):
         raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
-    sizes = tuple(np.size(_raw(x)) for x in xs)
+    xs = tuple(ravel(operand(x, "meshgrid")) for x in xs)
+    sizes = tuple(x.size for x in xs)
     grids = [
         broadcast_to(reshape(x, tuple(-1 if i == j else 1 for j in range(len(xs)))), shape=sizes)
         for i, x in enumerate(xs)
@@ -367,8 +332,7 @@ def nonzero(x: Any) -> tuple[Any, ...]:
 
 # fmt: off
 __all__ = [
-    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "index_add", "index_set", "meshgrid",
-    "moveaxis", "nonzero", "pad", "put_along_axis", "repeat", "roll", "split", "swapaxes", "take", "tile", "tril",
-    "triu",
+    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "meshgrid", "moveaxis", "nonzero", "pad",
+    "repeat", "roll", "split", "swapaxes", "tile", "tril", "triu",
 ]
 # fmt: on

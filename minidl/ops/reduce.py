@@ -16,8 +16,8 @@ from .shape import broadcast_to, numpy_signature
 Axis = int | tuple[int, ...] | None
 
 
-def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    return tuple(range(ndim)) if axis is None else normalize_axis_tuple(axis, ndim)
+def _axes(axis: Axis, ndim: int, who: str | None = None) -> tuple[int, ...]:
+    return tuple(range(ndim)) if axis is None else normalize_axis_tuple(axis, ndim, who)
 
 
 def count(shape: tuple[int, ...], axis: Axis) -> int:

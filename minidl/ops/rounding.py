@@ -103,19 +103,17 @@ def _bound(value: Any, name: str) -> Any:
     )
 
 
+def _limit(xp: Any, x: Any, *, min: Any, max: Any) -> Any:
+    return xp.clip(x, min, max)
+
+
 def _clip_rule(g: Any, out: Any, x: Any, *, min: Any, max: Any) -> Any:
     """Pass the gradient where x lies within the bounds, the bounds included."""
     inside = (x >= min) if max is None else (x <= max) if min is None else (x >= min) & (x <= max)
     return where(inside, g, 0.0)
 
 
-_clip = Op(
-    lambda xp, x, *, min, max: xp.clip(x, min, max),
-    _clip_rule,
-    saves="x",
-    samplewise=True,
-    name="clip",
-)
+_clip = Op(_limit, _clip_rule, saves="x", samplewise=True, name="clip")
 
 
 @numpy_signature

@@ -15,29 +15,39 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.op import Op
+from .elementwise import add, astype, copy, multiply, where
 from .functions import logaddexp
-from .index import take_along_axis
+from .index import getitem, take_along_axis
 from .rearrange import flip, moveaxis
-from .reduce import Axis, _axes, kept
-from .shape import concatenate, numpy_signature, ravel, reshape
-
-
-def _along(axis: int, index: Any) -> tuple:
-    """Return the index that applies to one axis, counted from the front."""
-    return (slice(None),) * axis + (index,)
+from .reduce import Axis, _axes, floating, sum
+from .shape import along, concatenate, on_array, ravel, reshape, stack
 
 
 def _one_axis(x: Any, axis: int | None, who: str) -> tuple[Any, int]:
     """Resolve axis as NumPy does: None flattens."""
     if axis is None:
         return ravel(x), 0
-    return x, normalize_axis_index(operator.index(axis), np.ndim(x), f"{who}: axis")
+    return x, normalize_axis_index(operator.index(axis), x.ndim, who)
+
+
+def _front(x: Any, axis: Axis, who: str) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+    """Return x with the axes that a reduction takes away as one, in front, and the shapes it leaves: kept and not."""
+    axes = _axes(axis, x.ndim, who)
+    rest = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    n = math.prod(x.shape[i] for i in axes)
+    keep = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    return reshape(moveaxis(x, axes, range(len(axes))), (n, *rest)), keep, rest
+
+
+def _wide(x: Any) -> Any:
+    """Make short integers 64 bits long, as NumPy's sums and products do."""
+    return x if x.dtype.kind == "f" else astype(x, dtype="uint64" if x.dtype.kind == "u" else "int64")
 
 
 # ---- products ----------------------------------------------------------------------------------------------------
 
 
-@numpy_signature
+@on_array
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Multiply the elements over axis; the product of nothing is 1.
 
@@ -48,49 +58,47 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     >>> x.grad
     tensor([6., 0., 0.])
     """
-    shape = np.shape(x)
-    axes = _axes(axis, len(shape))
-    rest = tuple(n for i, n in enumerate(shape) if i not in axes)
-    n = math.prod(shape[i] for i in axes)
-    y = reshape(moveaxis(x, axes, range(len(axes))), (n, *rest))
-    if not n:
-        y = concatenate([y, y.sum(axis=0, keepdims=True) + 1], axis=0)
+    y, keep, rest = _front(_wide(x), axis, "prod")
+    if y.shape[0] < 2:
+        y = copy(y) if y.shape[0] else sum(y, axis=0, keepdims=True) + 1
     while y.shape[0] > 1:
         half, odd = divmod(y.shape[0], 2)
         pairs = y[:half] * y[half : 2 * half]
         y = concatenate([pairs, y[2 * half :]]) if odd else pairs
-    return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(shape)) if keepdims else rest)
+    return reshape(y, keep if keepdims else rest)
 
 
 def _scan(x: Any, axis: int, combine: Callable[[Any, Any], Any]) -> Any:
     """Return the running combination along an axis in log2(n) steps (Hillis & Steele 1986)."""
     n, step = x.shape[axis], 1
+    if n < 2:
+        return copy(x)
     while step < n:
-        head, earlier, later = (_along(axis, s) for s in (slice(step), slice(n - step), slice(step, None)))
+        head, earlier, later = (along(axis, s) for s in (slice(step), slice(n - step), slice(step, None)))
         x = concatenate([x[head], combine(x[earlier], x[later])], axis=axis)
         step *= 2
     return x
 
 
-@numpy_signature
+@on_array
 def cumprod(x: Any, axis: int | None = None) -> Any:
     """Multiply up along axis (None: of the flattened array): y_i = x_0 x_1 ... x_i. Zeros need no special case.
 
     >>> cumprod(tensor([2.0, 3.0, 4.0]))
     tensor([ 2.,  6., 24.])
     """
-    x, axis = _one_axis(x, axis, "cumprod")
-    return _scan(x, axis, lambda a, b: a * b)
+    x, axis = _one_axis(_wide(x), axis, "cumprod")
+    return _scan(x, axis, multiply)
 
 
-@numpy_signature
+@on_array
 def logcumsumexp(x: Any, axis: int | None = None) -> Any:
     """Compute log(e^x_0 + ... + e^x_i) along axis without overflow.
 
     >>> [round(v, 3) for v in logcumsumexp(tensor([1000.0, 1000.0])).tolist()]
     [1000.0, 1000.693]
     """
-    x, axis = _one_axis(x, axis, "logcumsumexp")
+    x, axis = _one_axis(floating(x), axis, "logcumsumexp")
     return _scan(x, axis, logaddexp)
 
 
@@ -102,7 +110,7 @@ _cumsum = Op(
 )
 
 
-@numpy_signature
+@on_array
 def cumsum(x: Any, axis: int | None = None) -> Any:
     """Add up along axis (None: of the flattened array): y_i = x_0 + x_1 + ... + x_i.
 
@@ -122,7 +130,7 @@ _argsort = Op(
 )
 
 
-@numpy_signature
+@on_array
 def argsort(x: Any, axis: int | None = -1) -> Any:
     """Return the indices that sort along axis, equal elements in their old order.
 
@@ -133,7 +141,7 @@ def argsort(x: Any, axis: int | None = -1) -> Any:
     return _argsort(x, axis=axis)
 
 
-@numpy_signature
+@on_array
 def sort(x: Any, axis: int | None = -1) -> Any:
     """Sort along axis, ascending; the gradient goes back to where each element came from.
 
@@ -144,51 +152,59 @@ def sort(x: Any, axis: int | None = -1) -> Any:
     return take_along_axis(x, _argsort(x, axis=axis), axis)
 
 
-@numpy_signature
-def topk(x: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any]:
+@on_array
+def topk(x: Any, k: int, axis: int | None = -1, largest: bool = True) -> tuple[Any, Any]:
     """Return the k largest (or smallest) elements along axis, best first, and their indices; ValueError unless k fits.
+
+    Equal elements come in their old order; NaN counts as the largest number.
 
     >>> topk(tensor([3.0, 1.0, 2.0]), 2)
     (tensor([3., 2.]), tensor([0, 2]))
     """
     x, axis = _one_axis(x, axis, "topk")
     n = x.shape[axis]
-    if not 0 <= k <= n:
+    if not 0 <= operator.index(k) <= n:
         raise ValueError(f"topk: k must be in [0, {n}] along axis {axis}, got {k}")
-    indices = _argsort(-x if largest else x, axis=axis)[_along(axis, slice(k))]
+    # Read backwards, for -x would wrap around for unsigned integers; and ties must keep their order.
+    order = n - 1 - flip(_argsort(flip(x, axis), axis=axis), axis) if largest else _argsort(x, axis=axis)
+    indices = order[along(axis, slice(k))]
     return take_along_axis(x, indices, axis), indices
 
 
-@numpy_signature
-def quantile(x: Any, q: float | tuple[float, ...], axis: Axis = None, keepdims: bool = False) -> Any:
+def _at(y: Any, place: float) -> Any:
+    """Interpolate between the rows of y."""
+    low = int(place)
+    weight = place - low
+    row = getitem(y, low)
+    return add(multiply(row, 1 - weight), multiply(getitem(y, low + 1), weight)) if weight else copy(row)
+
+
+@on_array
+def quantile(x: Any, q: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Compute quantiles over axis by linear interpolation between order statistics (NumPy's default method).
 
-    q is a number in [0, 1], or a sequence of them, which becomes the first axis of the result. The gradient goes to the
-    one or two elements between which the quantile lies.
+    q is a number in [0, 1], or an array of them, whose axes come first in the result. The gradient goes to the one or
+    two elements between which the quantile lies. NaN if there is a NaN. ValueError of nothing.
 
     >>> quantile(tensor([1.0, 2.0, 4.0]), 0.75)
     tensor(3.)
     """
-    if isinstance(q, (tuple, list)):
-        return concatenate([quantile(x, v, axis, keepdims)[None] for v in q])
-    shape = np.shape(x)
-    axes = _axes(axis, len(shape))
-    n = math.prod(shape[i] for i in axes)
-    if not 0 <= q <= 1 or not n:
+    y, keep, rest = _front(floating(x), axis, "quantile")
+    n, qs = y.shape[0], np.asarray(q, np.float64)
+    if not n or not qs.size or not np.all((qs >= 0) & (qs <= 1)):
         raise ValueError(
-            f"quantile: needs q in [0, 1] and at least one element, got q={q} and shape {shape}, axis {axis}"
+            f"quantile: needs q in [0, 1] and at least one element, got q={q} and shape {x.shape} over axis {axis}"
         )
-    rest = tuple(n for i, n in enumerate(shape) if i not in axes)
-    y = sort(reshape(moveaxis(x, axes, range(len(axes))), (n, *rest)), 0)
-    low = math.floor(q * (n - 1))
-    weight = q * (n - 1) - low
-    value = y[low] if not weight else y[low] * (1 - weight) + y[low + 1] * weight
-    return kept(value, x, axis, False) if keepdims else value
+    y = sort(y, 0)
+    last = getitem(y, -1)  # a NaN, if there is one
+    shape = keep if keepdims else rest
+    values = [reshape(where(last == last, _at(y, v * (n - 1)), last), shape) for v in qs.ravel().tolist()]
+    return reshape(stack(values), qs.shape + shape) if qs.ndim else values[0]
 
 
-@numpy_signature
+@on_array
 def median(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Compute the median over axis: the middle element, or the mean of the two middle ones.
+    """Compute the median over axis: the middle element, or the mean of the two middle ones; NaN if there is a NaN.
 
     >>> median(tensor([1.0, 9.0, 2.0, 4.0]))
     tensor(3.)
@@ -196,6 +212,7 @@ def median(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return quantile(x, 0.5, axis, keepdims)
 
 
+@on_array
 def unique(x: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """Return the sorted distinct elements, and what else is asked for, as NumPy does; a constant to derivatives.
 

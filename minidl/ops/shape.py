@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from ..engine.backend import checked_dtype, device_of, on_device
 from ..engine.op import Op
+from ..engine.tensor import TENSORS
 
 
 def _keeps_rows(shapes: tuple, *, shape: Any) -> bool:
@@ -87,6 +89,49 @@ def numpy_signature(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return wrapped
+
+
+def operand(x: Any, who: str) -> Any:
+    """Return a list or a number as an array, an array or tensor as it is."""
+    if not hasattr(x, "dtype") or isinstance(x, np.generic):
+        x = np.asarray(x)
+        checked_dtype(x.dtype, who)
+    return x
+
+
+def on_array(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the first argument be a list or a number too, and name axis= to those who write dim=."""
+
+    @functools.wraps(function)
+    def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(operand(x, function.__name__), *args, **kwargs)
+
+    return numpy_signature(wrapped)
+
+
+def device(x: Any) -> str:
+    """Return the device of an array or tensor, by name."""
+    return device_of(x.array if type(x) in TENSORS else x)
+
+
+def beside(x: Any, make: Callable[[Any], Any]) -> Any:
+    """Return make(xp), computed on the device of x."""
+    xp, context = on_device(device(x))
+    with context:
+        return make(xp)
+
+
+def integers(value: Any, who: str) -> Any:
+    """Return a setting as an int or a tuple of them; TypeError for anything else."""
+    try:
+        return tuple(map(operator.index, value)) if np.ndim(value) else operator.index(value)
+    except TypeError:
+        raise TypeError(f"{who}: needs an integer or a sequence of them, got {value!r}") from None
+
+
+def along(axis: int, index: Any) -> tuple:
+    """Return the index that applies to one axis, counted from the front."""
+    return (slice(None),) * axis + (index,)
 
 
 @numpy_signature

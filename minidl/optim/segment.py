@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..compiler.fuse import Program
+from ..compiler.loop import available
 from ..engine.backend import Array, device_of, is_array, on_device
 from ..engine.tensor import Tensor
 
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
     packs: list[Pack]
     large: list[tuple[int, list[slice]]]  # which parameter, cut where
     columns: list[Sequence[Any]]  # of the blocks of the large parameters; the gradients go in at position 1
+    looped: bool = False  # by a compiled loop, not by NumPy calls
 
 
 class Segment:
@@ -125,8 +127,15 @@ class Segment:
             self._plan = (program, self._make_plan(program))
         blocks = partial(self._blocks, self._plan[1], gradients)
         extra = {"zeros": partial(self._new, len(self.arrays), np.float64)} if program.measures else {}
+        numbers = [scalars[name] for name in program.numbers]
         with self.device:
-            return program.function(self.xp)(blocks, self._typed, *[scalars[name] for name in program.numbers], **extra)
+            if self._plan[1].looped:
+                return program.function(self.xp, looped=True)(blocks, self._rounded, *numbers)
+            return program.function(self.xp)(blocks, self._typed, *numbers, **extra)
+
+    def _rounded(self, *numbers: Any) -> list[Any]:
+        """Round numbers to scalars of the arrays' dtype, which is what a compiled loop takes."""
+        return [self.dtype.type(x) for x in numbers]
 
     def _typed(self, *numbers: Any) -> list[Any]:
         """Round numbers to the dtype of the arrays. 0-d arrays are what NumPy's ufuncs take fastest."""
@@ -182,7 +191,8 @@ class Segment:
             whole = self._ordered(i).reshape(-1)
             rows += [row(i, whole[cut], self.offsets[i] + cut.start, cut.stop - cut.start) for cut in cuts]
         width = len(program.columns) - 1
-        return Plan(packs, large, [*zip(*rows, strict=True)] if rows else [()] * width)
+        looped = self.xp is np and program.loop is not None and available(self.total)
+        return Plan(packs, large, [*zip(*rows, strict=True)] if rows else [()] * width, looped)
 
     def _runs(self, limit: int) -> tuple[list[list[int]], list[tuple[int, list[slice]]]]:
         """Return the parameters to pack together, those of at most `limit` elements, and the others with their cuts.
