@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ HALF, SINGLE, DOUBLE = np.float16, np.float32, np.float64
 STRICT = {"over": "raise", "divide": "raise", "invalid": "raise"}  # underflow to 0 is the right answer, not an error
 
 
-# ---- from arrays to tensors and back -----------------------------------------------------------------------------
+# ---- from arrays to tensors and back ---------------------------------------------------------------------------------
 
 
 def outputs_of(result: Any) -> tuple:
@@ -72,7 +73,11 @@ def run(op: Callable, case: Any, arrays: list, order: int = 1, device: str = "cp
         pairs = [(y, u) for y, u in zip(current, cotangents(tuple(current), k + 1), strict=True) if y.requires_grad]
         us = [md.tensor(u.astype(y.dtype), device=y.device) for y, u in pairs]
         ys = [y for y, _ in pairs]
-        found = md.autograd.grad(ys, wanted, us, create_graph=k + 1 < order, allow_unused=True) if ys else [None] * len(wanted)
+        found = (
+            md.autograd.grad(ys, wanted, us, create_graph=k + 1 < order, allow_unused=True)
+            if ys
+            else [None] * len(wanted)
+        )
         current = [md.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
         orders.append(current)
     return list(outs), orders
@@ -85,7 +90,7 @@ def assert_equal(got: Any, expected: Any, rtol: float = 1e-12, atol: float = 1e-
     np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol, err_msg=what)
 
 
-# ---- the truths --------------------------------------------------------------------------------------------------
+# ---- the truths ------------------------------------------------------------------------------------------------------
 
 
 def check_value(op: Callable, case: Any, rng: np.random.Generator) -> None:
@@ -179,7 +184,9 @@ def check_weak_scalars(op: Callable) -> None:
         for number in (2, 2.0, True, np.float64(2), np.float32(2), np.float16(2), np.int64(2)):
             for arguments in ((x, number), (number, x), (x.array, number), (number, x.array)):
                 out = op(*arguments)
-                assert out.dtype in (dtype, np.bool_), f"{np.dtype(dtype)} with {type(number).__name__} gave {out.dtype}"
+                assert out.dtype in (dtype, np.bool_), (
+                    f"{np.dtype(dtype)} with {type(number).__name__} gave {out.dtype}"
+                )
                 if isinstance(out, Tensor) and out.requires_grad:
                     (g,) = md.autograd.grad(out.sum(), x)
                     assert g.dtype == dtype
@@ -255,11 +262,12 @@ def check_device(op: Callable, case: Any, rng: np.random.Generator, device: str)
     order = min(2, case.orders)
     outs, orders = run(op, case, arrays, order)
     xs = tensors(arrays, device)
-    with md.transfers(max=0):
+    with md.transfers(max=case.transfers):
         outs2 = list(outputs_of(case.call(op, *xs)))
     outs2, orders2 = run(op, case, arrays, order, device)
-    assert all(t.device == device for t in [*outs2, *sum(orders2, [])])
-    for a, b in zip(outs + sum(orders, []), outs2 + sum(orders2, []), strict=True):
+    everything, everything2 = [*outs, *chain(*orders)], [*outs2, *chain(*orders2)]
+    assert all(t.device == device for t in everything2)
+    for a, b in zip(everything, everything2, strict=True):
         assert a.dtype == b.dtype, f"{b.dtype} on {device}, {a.dtype} on the CPU"
         assert_equal(to_numpy(b.array), a.array, 1e-10, 1e-12)
     raw = outputs_of(case.call(op, *[x.array for x in xs]))
@@ -314,7 +322,9 @@ def check_samplewise(op: Callable, case: Any, rng: np.random.Generator) -> None:
         moved = [a.copy() for a in arrays]
         moved[i][0] += 0.125
         z = outputs_of(case.call(op, *tensors(moved)))[0]
-        assert_equal(z.detach().numpy()[1:], y.detach().numpy()[1:], 0, 0, f"rows beyond the one of input {i} that changed")
+        assert_equal(
+            z.detach().numpy()[1:], y.detach().numpy()[1:], 0, 0, f"rows beyond the one of input {i} that changed"
+        )
 
 
 def check_into(op: Op, case: Any, rng: np.random.Generator) -> None:

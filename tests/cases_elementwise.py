@@ -42,7 +42,14 @@ ELEMENTWISE = [
     arithmetic("subtract", np.subtract, normal, finite=[at(ANY, ANY[::-1])]),
     arithmetic("multiply", np.multiply, normal, finite=[at(ANY, ANY)]),
     arithmetic("divide", np.divide, normal, off_zero, finite=[at([0.0, 1e4, -1e4, 1e-8], [1e-4, 1e-4, 1e4, -1e4])]),
-    arithmetic("power", np.power, positive, normal, torch="pow", finite=[at([0.0, 0.0, 2.0, 1e4, 1e-4], [0.0, 3.0, 0.0, 2.0, 3.0])]),
+    arithmetic(
+        "power",
+        np.power,
+        positive,
+        normal,
+        torch="pow",
+        finite=[at([0.0, 0.0, 2.0, 1e4, 1e-4], [0.0, 3.0, 0.0, 2.0, 3.0])],
+    ),
     elementwise("negative", np.negative, normal, numpy=np.negative, finite=[at(ANY)]),
     elementwise("absolute", np.abs, off_zero, numpy=np.absolute, finite=[at(ANY)]),
     elementwise("sign", np.sign, off_zero, numpy=np.sign, finite=[at(ANY)]),
@@ -92,7 +99,7 @@ ELEMENTWISE = [
         transfers=1,
         errors=[Error(lambda f: f(md.ones(2), device="tpu"), ValueError, r"device: .*'tpu'")],
     ),
-]  # fmt: skip
+]
 
 # Exponents that are numbers, and bases that are negative.
 POWERS = Entry(
@@ -105,18 +112,41 @@ POWERS = Entry(
     torch="pow",
 )
 
-COMPARISON = [
-    arithmetic(name, getattr(np, name), on_grid, orders=0, keeps_dtype=False, torch=torch)
-    for name, torch in [("equal", "eq"), ("not_equal", "ne"), ("less", "lt"), ("less_equal", "le"), ("greater", "gt"),
-                        ("greater_equal", "ge")]
-] + [
-    Entry(name, getattr(np, name), [s(bools(2, 3), bools(3)), s(integers(2, 3), integers(2, 3)), s(bools(), bools())],
-          orders=0, numpy=getattr(np, name), torch=name,
-          errors=[Error(lambda f: f(md.ones(2), md.ones(2)), TypeError, f"{name}: ")])
-    for name in ("bitwise_and", "bitwise_or")
-] + [
-    Entry("invert", np.invert, [s(bools(2, 3)), s(integers(2, 3)), s(bools())], orders=0, numpy=np.invert, torch="bitwise_not",
-          errors=[Error(lambda f: f(md.ones(2)), TypeError, "invert: ")]),
-]  # fmt: skip
+COMPARISON = (
+    [
+        arithmetic(name, getattr(np, name), on_grid, orders=0, keeps_dtype=False, torch=torch)
+        for name, torch in [
+            ("equal", "eq"),
+            ("not_equal", "ne"),
+            ("less", "lt"),
+            ("less_equal", "le"),
+            ("greater", "gt"),
+            ("greater_equal", "ge"),
+        ]
+    ]
+    + [
+        Entry(
+            name,
+            getattr(np, name),
+            [s(bools(2, 3), bools(3)), s(integers(2, 3), integers(2, 3)), s(bools(), bools())],
+            orders=0,
+            numpy=getattr(np, name),
+            torch=name,
+            errors=[Error(lambda f: f(md.ones(2), md.ones(2)), TypeError, f"{name}: ")],
+        )
+        for name in ("bitwise_and", "bitwise_or")
+    ]
+    + [
+        Entry(
+            "invert",
+            np.invert,
+            [s(bools(2, 3)), s(integers(2, 3)), s(bools())],
+            orders=0,
+            numpy=np.invert,
+            torch="bitwise_not",
+            errors=[Error(lambda f: f(md.ones(2)), TypeError, "invert: ")],
+        ),
+    ]
+)
 
 ENTRIES = [*ELEMENTWISE, POWERS, *COMPARISON]

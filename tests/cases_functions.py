@@ -88,11 +88,18 @@ ANALYSIS = [
     arithmetic("hypot", np.hypot, off_zero, finite=[at(ANY, ANY), at(ANY, ANY[::-1])]),
     arithmetic("logaddexp", np.logaddexp, normal, finite=[at(ANY, ANY), at(ANY, ANY[::-1])]),
     arithmetic("logaddexp2", np.logaddexp2, normal, finite=[at(ANY, ANY), at(ANY, ANY[::-1])]),
-    arithmetic("xlogy", _xlogy, normal, positive, numpy=None, torch="special.xlogy",
-               finite=[at([0.0, 0.0, 2.0, 1e4], [0.0, 1.0, 1e-4, 1e4])]),
-]  # fmt: skip
+    arithmetic(
+        "xlogy",
+        _xlogy,
+        normal,
+        positive,
+        numpy=None,
+        torch="special.xlogy",
+        finite=[at([0.0, 0.0, 2.0, 1e4], [0.0, 1.0, 1e-4, 1e4])],
+    ),
+]
 
-# ---- flat almost everywhere --------------------------------------------------------------------------------------------
+# ---- flat almost everywhere ------------------------------------------------------------------------------------------
 
 
 def _clipped(f: Any, x: Any, *, low: Any, high: Any) -> Any:
@@ -103,38 +110,110 @@ STEPS = [
     function("floor", off_grid, ANY),
     function("ceil", off_grid, ANY),
     function("trunc", off_grid, ANY),
-    Entry("round", np.round, [*unary(off_grid), s(fixed([0.23, -1.17, 12.34]), decimals=1), s(fixed([12.0, -38.0]), decimals=-1)],
-          numpy=np.round, method="round", torch="round", finite=[at(ANY)], errors=number_errors("round")),
-    arithmetic("floor_divide", np.floor_divide, off_grid, divisors, finite=[at([0.3, 1e4, -1e4], [1e3, 3.0, 7.0])]),
+    Entry(
+        "round",
+        np.round,
+        [*unary(off_grid), s(fixed([0.23, -1.17, 12.34]), decimals=1), s(fixed([12.0, -38.0]), decimals=-1)],
+        numpy=np.round,
+        method="round",
+        torch="round",
+        finite=[at(ANY)],
+        errors=number_errors("round"),
+    ),
+    arithmetic(
+        "floor_divide", np.floor_divide, off_grid, divisors, torch=None, finite=[at([0.3, 1e4, -1e4], [1e3, 3.0, 7.0])]
+    ),
     arithmetic("mod", np.mod, off_grid, divisors, torch="remainder", finite=[at([0.3, 1e4, -1e4], [1e3, 3.0, 7.0])]),
     arithmetic("fmod", np.fmod, off_grid, divisors, finite=[at([0.3, 1e4, -1e4], [1e3, 3.0, 7.0])]),
     arithmetic("copysign", np.copysign, off_zero, finite=[at(ANY, ANY[::-1])]),
-    Entry("clip", np.clip,
-          [s(off_grid(2, 3), low=-0.5, high=0.5), s(off_grid(4), low=None, high=1.0), s(off_grid(4), low=-1.0, high=None),
-           s(off_grid(), low=0, high=1), s(off_grid(0, 3), low=0.0, high=1.0), s(off_grid(4), low=1.0, high=-1.0)],
-          call=_clipped, numpy=np.clip, method="clip", torch="clamp", finite=[at(ANY, low=-1.0, high=1e3)],
-          errors=[Error(lambda f: f(np.ones(2)), (ValueError, TypeError), r"clip: .*min.*max|positional"),
-                  Error(lambda f: f(np.ones(2), np.zeros(2), 1.0), TypeError, r"clip: min .*(ndarray|Tensor).*minimum\(maximum")]),
-    Entry("nan_to_num", np.nan_to_num,
-          [s(normal(2, 3)), s(fixed([1.0, np.nan, np.inf, -np.inf]), nan=7.0, posinf=1.0, neginf=-1.0, orders=1), s(normal(), nan=2.0)],
-          numpy=np.nan_to_num, torch="nan_to_num", finite=[at(ANY), at([np.nan, 1.0])]),
-]  # fmt: skip
+    Entry(
+        "clip",
+        np.clip,
+        [
+            s(off_grid(2, 3), low=-0.5, high=0.5),
+            s(off_grid(4), low=None, high=1.0),
+            s(off_grid(4), low=-1.0, high=None),
+            s(off_grid(), low=0, high=1),
+            s(off_grid(0, 3), low=0.0, high=1.0),
+            s(off_grid(4), low=1.0, high=-1.0),
+        ],
+        call=_clipped,
+        numpy=np.clip,
+        method="clip",
+        torch="clamp",
+        finite=[at(ANY, low=-1.0, high=1e3)],
+        errors=[
+            Error(lambda f: f(np.ones(2)), (ValueError, TypeError), r"clip: .*min.*max|positional"),
+            Error(
+                lambda f: f(np.ones(2), np.zeros(2), 1.0), TypeError, r"clip: min .*(ndarray|Tensor).*minimum\(maximum"
+            ),
+        ],
+    ),
+    Entry(
+        "nan_to_num",
+        np.nan_to_num,
+        [
+            s(normal(2, 3)),
+            s(fixed([1.0, np.nan, np.inf, -np.inf]), nan=7.0, posinf=1.0, neginf=-1.0, orders=1),
+            s(normal(), nan=2.0),
+        ],
+        numpy=np.nan_to_num,
+        torch="nan_to_num",
+        finite=[at(ANY), at([np.nan, 1.0])],
+    ),
+]
 
 SPECIALS = fixed([1.0, np.nan, np.inf, -np.inf, -0.0])
 
 TESTS = [
-    *[Entry(name, getattr(np, name), [s(SPECIALS), s(normal(2, 3)), s(normal()), s(integers(3))], orders=0, keeps_dtype=False,
-            numpy=getattr(np, name), torch=name) for name in ("isfinite", "isnan", "isinf", "signbit")],
-    *[arithmetic(name, getattr(np, name), on_grid, orders=0, keeps_dtype=False)
-      for name in ("logical_and", "logical_or", "logical_xor")],
-    Entry("logical_not", np.logical_not, [s(on_grid(2, 3)), s(bools(3)), s(integers(3))], orders=0, keeps_dtype=False,
-          numpy=np.logical_not, torch="logical_not"),
-    Entry("bitwise_xor", np.bitwise_xor, [s(bools(2, 3), bools(3)), s(integers(2, 3), integers(2, 3))], orders=0,
-          numpy=np.bitwise_xor, torch="bitwise_xor",
-          errors=[Error(lambda f: f(np.ones(2), np.ones(2)), TypeError, "bitwise_xor: ")]),
-    Entry("isclose", np.isclose, [s(on_grid(2, 3), on_grid(3)), s(SPECIALS, SPECIALS), s(SPECIALS, SPECIALS, equal_nan=True),
-          s(fixed([1.0, 1.1]), fixed([1.05, 1.05]), rtol=0.1), s(normal(), normal(), atol=10.0)], orders=0, keeps_dtype=False,
-          numpy=np.isclose),
-]  # fmt: skip
+    *[
+        Entry(
+            name,
+            getattr(np, name),
+            [s(SPECIALS), s(normal(2, 3)), s(normal()), s(integers(3))],
+            orders=0,
+            keeps_dtype=False,
+            numpy=getattr(np, name),
+            torch=name,
+        )
+        for name in ("isfinite", "isnan", "isinf", "signbit")
+    ],
+    *[
+        arithmetic(name, getattr(np, name), on_grid, orders=0, keeps_dtype=False)
+        for name in ("logical_and", "logical_or", "logical_xor")
+    ],
+    Entry(
+        "logical_not",
+        np.logical_not,
+        [s(on_grid(2, 3)), s(bools(3)), s(integers(3))],
+        orders=0,
+        keeps_dtype=False,
+        numpy=np.logical_not,
+        torch="logical_not",
+    ),
+    Entry(
+        "bitwise_xor",
+        np.bitwise_xor,
+        [s(bools(2, 3), bools(3)), s(integers(2, 3), integers(2, 3))],
+        orders=0,
+        numpy=np.bitwise_xor,
+        torch="bitwise_xor",
+        errors=[Error(lambda f: f(np.ones(2), np.ones(2)), TypeError, "bitwise_xor: ")],
+    ),
+    Entry(
+        "isclose",
+        np.isclose,
+        [
+            s(on_grid(2, 3), on_grid(3)),
+            s(SPECIALS, SPECIALS),
+            s(SPECIALS, SPECIALS, equal_nan=True),
+            s(fixed([1.0, 1.1]), fixed([1.05, 1.05]), rtol=0.1),
+            s(normal(), normal(), atol=10.0),
+        ],
+        orders=0,
+        keeps_dtype=False,
+        numpy=np.isclose,
+    ),
+]
 
 ENTRIES = [*ANALYSIS, *STEPS, *TESTS]

@@ -14,32 +14,72 @@ A, V = np.ones((2, 3)), np.ones(3)
 
 # ---- products --------------------------------------------------------------------------------------------------------
 
-MATRICES = [((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((2, 3), (3, 4)), ((1, 3), (3, 1)), ((5, 2, 3), (5, 3, 4)),
-            ((5, 2, 3), (3, 4)), ((2, 3), (5, 3, 4)), ((1, 2, 3), (5, 3, 4)), ((2, 1, 2, 3), (3, 3, 2)), ((3,), (5, 3, 4)),
-            ((5, 2, 3), (3,)), ((0, 3), (3, 2)), ((2, 0), (0, 3)), ((2, 3), (3, 0)), ((0,), (0,)), ((0, 2, 3), (3, 1))]  # fmt: skip
+MATRICES = [
+    ((3,), (3,)),
+    ((3,), (3, 2)),
+    ((2, 3), (3,)),
+    ((2, 3), (3, 4)),
+    ((1, 3), (3, 1)),
+    ((5, 2, 3), (5, 3, 4)),
+    ((5, 2, 3), (3, 4)),
+    ((2, 3), (5, 3, 4)),
+    ((1, 2, 3), (5, 3, 4)),
+    ((2, 1, 2, 3), (3, 3, 2)),
+    ((3,), (5, 3, 4)),
+    ((5, 2, 3), (3,)),
+    ((0, 3), (3, 2)),
+    ((2, 0), (0, 3)),
+    ((2, 3), (3, 0)),
+    ((0,), (0,)),
+    ((0, 2, 3), (3, 1)),
+]
 
 PRODUCTS = [
-    Entry("matmul", np.matmul, [s(normal(*a), normal(*b)) for a, b in MATRICES], numpy=np.matmul, torch="matmul",
-          finite=[at([[1e4, -1e4], [1e-8, 0.0]], [[1e4, 1e4], [1e4, -1e-8]])],
-          errors=[Error(lambda f: f(A, np.ones((4, 5))), ValueError, r"matmul: .*3 columns.*4 rows.*\(2, 3\).*\(4, 5\)"),
-                  Error(lambda f: f(A, A), ValueError, r"matmul: .*\(2, 3\).*\(2, 3\).*did you mean a @ b\.T"),
-                  Error(lambda f: f(A, np.ones(())), ValueError, r"matmul: .*\(2, 3\).*\(\)"),
-                  Error(lambda f: f(A, 2.0), (TypeError, ValueError), r"matmul: .*(\*|number|0-d)"),
-                  Error(lambda f: f(V, np.ones(2)), ValueError, r"matmul: .*\(3,\).*\(2,\)"),
-                  Error(lambda f: f(np.ones((2, 2, 3)), np.ones((3, 3, 4))), ValueError, r"matmul: .*\(2, 2, 3\).*\(3, 3, 4\)"),
-                  Error(lambda f: f(A, A.T.astype("f4")), TypeError, r"matmul: .*float64.*float32.*astype")]),
-    Entry("linear", lambda x, w, b=None: x @ w.T + (0 if b is None else b),
-          [s(normal(4, 3), normal(2, 3), normal(2)), s(normal(4, 3), normal(2, 3)), s(normal(3), normal(2, 3), normal(2)),
-           s(normal(3), normal(2, 3)), s(normal(5, 4, 3), normal(2, 3), normal(2)), s(normal(5, 4, 3), normal(2, 3)),
-           s(normal(0, 3), normal(2, 3), normal(2)), s(normal(1, 3), normal(1, 3), normal(1)), s(normal(3, 3), normal(3, 3), normal(3))],
-          torch="nn.functional.linear", finite=[at([[1e4, -1e4]], [[1e4, 1e4], [1e-8, 0.0]], [1e4, -1e4])],
-          errors=[Error(lambda f: f(A, np.ones((4, 5)), np.ones(4)), ValueError, r"linear: .*\(2, 3\).*5.*\(4, 5\)"),
-                  Error(lambda f: f(A, np.ones((4, 3)), np.ones(5)), ValueError, r"linear: .*\(5,\)"),
-                  Error(lambda f: f(A, np.ones((4, 3)), np.ones((2, 4))), ValueError, r"linear: .*\(2, 4\)"),
-                  Error(lambda f: f(A, np.ones(3), np.ones(3)), ValueError, r"linear: .*\(3,\)"),
-                  Error(lambda f: f(A, np.ones((4, 3), "f4"), np.ones(4)), TypeError, r"linear: .*float64.*float32.*astype"),
-                  Error(lambda f: f(A, np.ones((4, 3)), np.ones(4, "f4")), TypeError, r"linear: .*float64.*float32.*astype")]),
-]  # fmt: skip
+    Entry(
+        "matmul",
+        np.matmul,
+        [s(normal(*a), normal(*b)) for a, b in MATRICES],
+        numpy=np.matmul,
+        torch="matmul",
+        finite=[at([[1e4, -1e4], [1e-8, 0.0]], [[1e4, 1e4], [1e4, -1e-8]])],
+        errors=[
+            Error(lambda f: f(A, np.ones((4, 5))), ValueError, r"matmul: .*3 columns.*4 rows.*\(2, 3\).*\(4, 5\)"),
+            Error(lambda f: f(A, A), ValueError, r"matmul: .*\(2, 3\).*\(2, 3\).*did you mean a @ b\.T"),
+            Error(lambda f: f(A, np.ones(())), ValueError, r"matmul: .*\(2, 3\).*\(\)"),
+            Error(lambda f: f(A, 2.0), (TypeError, ValueError), r"matmul: .*(\*|number|0-d)"),
+            Error(lambda f: f(V, np.ones(2)), ValueError, r"matmul: .*\(3,\).*\(2,\)"),
+            Error(
+                lambda f: f(np.ones((2, 2, 3)), np.ones((3, 3, 4))), ValueError, r"matmul: .*\(2, 2, 3\).*\(3, 3, 4\)"
+            ),
+            Error(lambda f: f(A, A.T.astype("f4")), TypeError, r"matmul: .*float64.*float32.*astype"),
+        ],
+    ),
+    Entry(
+        "linear",
+        lambda x, w, b=None: x @ w.T + (0 if b is None else b),
+        [
+            s(normal(4, 3), normal(2, 3), normal(2)),
+            s(normal(4, 3), normal(2, 3)),
+            s(normal(3), normal(2, 3), normal(2)),
+            s(normal(3), normal(2, 3)),
+            s(normal(5, 4, 3), normal(2, 3), normal(2)),
+            s(normal(5, 4, 3), normal(2, 3)),
+            s(normal(0, 3), normal(2, 3), normal(2)),
+            s(normal(1, 3), normal(1, 3), normal(1)),
+            s(normal(3, 3), normal(3, 3), normal(3)),
+        ],
+        torch="nn.functional.linear",
+        finite=[at([[1e4, -1e4]], [[1e4, 1e4], [1e-8, 0.0]], [1e4, -1e4])],
+        errors=[
+            Error(lambda f: f(A, np.ones((4, 5)), np.ones(4)), ValueError, r"linear: .*\(2, 3\).*5.*\(4, 5\)"),
+            Error(lambda f: f(A, np.ones((4, 3)), np.ones(5)), ValueError, r"linear: .*\(5,\)"),
+            Error(lambda f: f(A, np.ones((4, 3)), np.ones((2, 4))), ValueError, r"linear: .*\(2, 4\)"),
+            Error(lambda f: f(A, np.ones(3), np.ones(3)), ValueError, r"linear: .*\(3,\)"),
+            Error(lambda f: f(A, np.ones((4, 3), "f4"), np.ones(4)), TypeError, r"linear: .*float64.*float32.*astype"),
+            Error(lambda f: f(A, np.ones((4, 3)), np.ones(4, "f4")), TypeError, r"linear: .*float64.*float32.*astype"),
+        ],
+    ),
+]
 
 # ---- softmax ---------------------------------------------------------------------------------------------------------
 
@@ -59,39 +99,74 @@ def _cross_entropy(x: Any, target: Any, reduction: str = "mean") -> Any:
     return {"mean": losses.mean, "sum": losses.sum, "none": losses.copy}[reduction]()
 
 
-SCORES = [s(normal(4, 3)), s(normal(4, 3), axis=0), s(normal(2, 3, 4), axis=1), s(normal(2, 3, 4), axis=-2), s(normal(3)),
-          s(normal(1)), s(normal(0, 3)), s(normal(3, 1), axis=1)]  # fmt: skip
+SCORES = [
+    s(normal(4, 3)),
+    s(normal(4, 3), axis=0),
+    s(normal(2, 3, 4), axis=1),
+    s(normal(2, 3, 4), axis=-2),
+    s(normal(3)),
+    s(normal(1)),
+    s(normal(0, 3)),
+    s(normal(3, 1), axis=1),
+]
 LABELS = [0, 1, 2, 0, 1]
 
 SOFTMAX = [
-    Entry("softmax", _softmax, SCORES, torch=in_torch(lambda torch, x, axis=-1: torch.softmax(x, axis)),
-          finite=[at(ROWS), at([0.0, -np.inf]), at([[-np.inf, -np.inf], [0.0, 1.0]])],
-          errors=[*axis_errors()[:1], axis_errors()[2]]),
-    Entry("log_softmax", _log_softmax, SCORES, torch=in_torch(lambda torch, x, axis=-1: torch.log_softmax(x, axis)),
-          finite=[at(ROWS)], errors=[*axis_errors()[:1], axis_errors()[2]]),
-    Entry("cross_entropy", _cross_entropy,
-          [s(normal(4, 3), integers(4), reduction=r) for r in ("mean", "sum", "none")]
-          + [s(normal(3), integers()), s(normal(2, 3, 4), integers(2, 4), reduction="none"), s(normal(2, 3, 2, 2), integers(2, 2, 2)),
-             s(normal(0, 3), integers(0), reduction="sum"), s(normal(0, 3), integers(0), reduction="none"),
-             s(normal(2, 1), integers(2, below=1)), s(normal(3), integers(), reduction="none"),
-             s(normal(3, 3), fixed([2, 0, 1], np.uint8)), s(normal(3, 3), fixed([2, 0, 1], np.int32), reduction="sum")],
-          torch=in_torch(lambda torch, x, t, **settings: torch.nn.functional.cross_entropy(x, t.long(), **settings)),
-          finite=[at(ROWS, LABELS), at(ROWS, LABELS, reduction="sum"), at(ROWS, LABELS, reduction="none"),
-                  at(ROWS, LABELS[::-1], reduction="none")],
-          errors=[Error(lambda f: f(A, np.array([0, 3])), IndexError, r"cross_entropy: .*\[0, 3\).*3.*index 1"),
-                  Error(lambda f: f(A, np.array([-1, 0])), IndexError, r"cross_entropy: .*\[0, 3\).*-1.*index 0"),
-                  Error(lambda f: f(A, np.array([0, 300], np.uint16)), IndexError, r"cross_entropy: .*300.*index 1"),
-                  Error(lambda f: f(A, np.array([0.0, 1.0])), TypeError, r"cross_entropy: .*integer.*float64"),
-                  Error(lambda f: f(A, np.array([True, False])), TypeError, r"cross_entropy: .*integer.*bool"),
-                  Error(lambda f: f(A, np.array([0, 1, 2])), ValueError, r"cross_entropy: .*\(2, 3\).*\(2,\).*\(3,\)"),
-                  Error(lambda f: f(A, np.array([[0], [1]])), ValueError, r"cross_entropy: .*\(2,\).*\(2, 1\)"),
-                  Error(lambda f: f(A, np.array([0, 1]), reduction="avg"), ValueError, r"cross_entropy: .*reduction.*'avg'"),
-                  Error(lambda f: f(np.ones(()), np.array(0)), ValueError, r"cross_entropy: "),
-                  Error(lambda f: f(np.ones((0, 3)), np.zeros(0, int)), ValueError, r"cross_entropy: .*(empty|at least one)"),
-                  Error(lambda f: f(np.ones((2, 3), int), np.array([0, 1])), TypeError, r"cross_entropy: .*int64")]),
-]  # fmt: skip
+    Entry(
+        "softmax",
+        _softmax,
+        SCORES,
+        torch=in_torch(lambda torch, x, axis=-1: torch.softmax(x, axis)),
+        finite=[at(ROWS), at([0.0, -np.inf]), at([[-np.inf, -np.inf], [0.0, 1.0]])],
+        errors=[*axis_errors()[:1], axis_errors()[2]],
+    ),
+    Entry(
+        "log_softmax",
+        _log_softmax,
+        SCORES,
+        torch=in_torch(lambda torch, x, axis=-1: torch.log_softmax(x, axis)),
+        finite=[at(ROWS)],
+        errors=[*axis_errors()[:1], axis_errors()[2]],
+    ),
+    Entry(
+        "cross_entropy",
+        _cross_entropy,
+        [s(normal(4, 3), integers(4), reduction=r) for r in ("mean", "sum", "none")]
+        + [
+            s(normal(3), integers()),
+            s(normal(2, 3, 4), integers(2, 4), reduction="none"),
+            s(normal(2, 3, 2, 2), integers(2, 2, 2)),
+            s(normal(0, 3), integers(0), reduction="sum"),
+            s(normal(0, 3), integers(0), reduction="none"),
+            s(normal(2, 1), integers(2, below=1)),
+            s(normal(3), integers(), reduction="none"),
+            s(normal(3, 3), fixed([2, 0, 1], np.uint8)),
+            s(normal(3, 3), fixed([2, 0, 1], np.int32), reduction="sum"),
+        ],
+        torch=in_torch(lambda torch, x, t, **settings: torch.nn.functional.cross_entropy(x, t.long(), **settings)),
+        finite=[
+            at(ROWS, LABELS),
+            at(ROWS, LABELS, reduction="sum"),
+            at(ROWS, LABELS, reduction="none"),
+            at(ROWS, LABELS[::-1], reduction="none"),
+        ],
+        errors=[
+            Error(lambda f: f(A, np.array([0, 3])), IndexError, r"cross_entropy: .*\[0, 3\).*3.*index 1"),
+            Error(lambda f: f(A, np.array([-1, 0])), IndexError, r"cross_entropy: .*\[0, 3\).*-1.*index 0"),
+            Error(lambda f: f(A, np.array([0, 300], np.uint16)), IndexError, r"cross_entropy: .*300.*index 1"),
+            Error(lambda f: f(A, np.array([0.0, 1.0])), TypeError, r"cross_entropy: .*integer.*float64"),
+            Error(lambda f: f(A, np.array([True, False])), TypeError, r"cross_entropy: .*integer.*bool"),
+            Error(lambda f: f(A, np.array([0, 1, 2])), ValueError, r"cross_entropy: .*\(2, 3\).*\(2,\).*\(3,\)"),
+            Error(lambda f: f(A, np.array([[0], [1]])), ValueError, r"cross_entropy: .*\(2,\).*\(2, 1\)"),
+            Error(lambda f: f(A, np.array([0, 1]), reduction="avg"), ValueError, r"cross_entropy: .*reduction.*'avg'"),
+            Error(lambda f: f(np.ones(()), np.array(0)), ValueError, r"cross_entropy: "),
+            Error(lambda f: f(np.ones((0, 3)), np.zeros(0, int)), ValueError, r"cross_entropy: .*(empty|at least one)"),
+            Error(lambda f: f(np.ones((2, 3), int), np.array([0, 1])), TypeError, r"cross_entropy: .*int64"),
+        ],
+    ),
+]
 
-# ---- batch normalization and dropout -----------------------------------------------------------------------------------
+# ---- batch normalization and dropout ---------------------------------------------------------------------------------
 
 
 def _spread(v: Any, x: Any) -> Any:
@@ -137,29 +212,77 @@ def _dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
 OUT_OF_RANGE = [Error(lambda f, p=p: f(A, p=p), ValueError, rf"p must be .*{p}") for p in (-0.1, 1.5, float("nan"))]
 
 NORMS = [
-    Entry("batch_norm_train", _batch_norm_train,
-          [_channels(4, 3, eps=1e-5), _channels(4, 3, eps=0.1), _channels(2, 3, 4, eps=1e-3), _channels(2, 3, 2, 2, eps=1e-3),
-           _channels(3, 1, eps=1e-5)],
-          torch=in_torch(_torch_batch_norm_train), sample_inputs=(),
-          finite=[at([[1e4, -1e4], [-1e4, 1e3], [0.0, 0.0]], [1.0, 2.0], [0.0, 1.0], eps=1e-5),
-                  at([[1.0, 5.0], [1.0, 5.0]], [1.0, 2.0], [0.0, 1.0], eps=1e-5)],
-          errors=[Error(lambda f: f(V, V, V, eps=1e-5), ValueError, r"batch_norm_train: .*\(3,\)"),
-                  Error(lambda f: f(np.ones((0, 3)), V, V, eps=1e-5), ValueError, r"batch_norm_train: .*\(0, 3\)"),
-                  Error(lambda f: f(A, np.ones(2), V, eps=1e-5), ValueError, r"batch_norm_train: .*\(2,\)"),
-                  Error(lambda f: f(A, V, np.ones(2), eps=1e-5), ValueError, r"batch_norm_train: .*\(2,\)"),
-                  Error(lambda f: f(A, V.astype("f4"), V, eps=1e-5), TypeError, r"batch_norm_train: .*float64.*float32")]),
-    Entry("batch_norm", _batch_norm,
-          [_channels(4, 3, statistics=True), _channels(2, 3, 4, statistics=True, eps=0.1), _channels(1, 3, statistics=True),
-           _channels(0, 3, statistics=True)],
-          torch=in_torch(lambda torch, x, m, v, w, b, eps=1e-5: (x - _spread(m, x)) / (_spread(v, x) + eps).sqrt() * _spread(w, x)
-                         + _spread(b, x)),
-          finite=[at([[1e4], [-1e4]], [1e4], [0.0], [1.0], [0.0]), at([[1e4], [-1e4]], [0.0], [1e4], [1.0], [0.0])],
-          errors=[Error(lambda f: f(V, V, V, V, V), ValueError, r"batch_norm: .*\(3,\)"),
-                  Error(lambda f: f(A, V, V, np.ones(2), V), ValueError, r"(batch_norm|divide|multiply): .*\(2,\)")]),
-    Entry("dropout", _dropout, [s(normal(4, 3)), s(normal(4, 3), p=0.2), s(normal(4), p=0.0), s(normal(4), p=1.0), s(normal()),
-          s(normal(0, 3)), s(normal(4), p=0.9, training=False)], call=_seeded, transfers=1, rtol=1e-7, errors=OUT_OF_RANGE),
-    Entry("dropout_mask", _mask, [s(normal(4, 3), p=0.5), s(normal(3), p=1.0), s(normal(0), p=0.5)], call=_seeded, orders=0,
-          transfers=1, rtol=1e-7, errors=OUT_OF_RANGE),
-]  # fmt: skip
+    Entry(
+        "batch_norm_train",
+        _batch_norm_train,
+        [
+            _channels(4, 3, eps=1e-5),
+            _channels(4, 3, eps=0.1),
+            _channels(2, 3, 4, eps=1e-3),
+            _channels(2, 3, 2, 2, eps=1e-3),
+            _channels(3, 1, eps=1e-5),
+        ],
+        torch=in_torch(_torch_batch_norm_train),
+        sample_inputs=(),
+        finite=[
+            at([[1e4, -1e4], [-1e4, 1e3], [0.0, 0.0]], [1.0, 2.0], [0.0, 1.0], eps=1e-5),
+            at([[1.0, 5.0], [1.0, 5.0]], [1.0, 2.0], [0.0, 1.0], eps=1e-5),
+        ],
+        errors=[
+            Error(lambda f: f(V, V, V, eps=1e-5), ValueError, r"batch_norm_train: .*\(3,\)"),
+            Error(lambda f: f(np.ones((0, 3)), V, V, eps=1e-5), ValueError, r"batch_norm_train: .*\(0, 3\)"),
+            Error(lambda f: f(A, np.ones(2), V, eps=1e-5), ValueError, r"batch_norm_train: .*\(2,\)"),
+            Error(lambda f: f(A, V, np.ones(2), eps=1e-5), ValueError, r"batch_norm_train: .*\(2,\)"),
+            Error(lambda f: f(A, V.astype("f4"), V, eps=1e-5), TypeError, r"batch_norm_train: .*float64.*float32"),
+        ],
+    ),
+    Entry(
+        "batch_norm",
+        _batch_norm,
+        [
+            _channels(4, 3, statistics=True),
+            _channels(2, 3, 4, statistics=True, eps=0.1),
+            _channels(1, 3, statistics=True),
+            _channels(0, 3, statistics=True),
+        ],
+        torch=in_torch(
+            lambda torch, x, m, v, w, b, eps=1e-5: (
+                (x - _spread(m, x)) / (_spread(v, x) + eps).sqrt() * _spread(w, x) + _spread(b, x)
+            )
+        ),
+        finite=[at([[1e4], [-1e4]], [1e4], [0.0], [1.0], [0.0]), at([[1e4], [-1e4]], [0.0], [1e4], [1.0], [0.0])],
+        errors=[
+            Error(lambda f: f(V, V, V, V, V), ValueError, r"batch_norm: .*\(3,\)"),
+            Error(lambda f: f(A, V, V, np.ones(2), V), ValueError, r"(batch_norm|divide|multiply): .*\(2,\)"),
+        ],
+    ),
+    Entry(
+        "dropout",
+        _dropout,
+        [
+            s(normal(4, 3)),
+            s(normal(4, 3), p=0.2),
+            s(normal(4), p=0.0),
+            s(normal(4), p=1.0),
+            s(normal()),
+            s(normal(0, 3)),
+            s(normal(4), p=0.9, training=False),
+        ],
+        call=_seeded,
+        transfers=1,
+        rtol=1e-7,
+        errors=OUT_OF_RANGE,
+    ),
+    Entry(
+        "dropout_mask",
+        _mask,
+        [s(normal(4, 3), p=0.5), s(normal(3), p=1.0), s(normal(0), p=0.5)],
+        call=_seeded,
+        orders=0,
+        transfers=1,
+        rtol=1e-7,
+        errors=OUT_OF_RANGE,
+    ),
+]
 
 ENTRIES = [*PRODUCTS, *SOFTMAX, *NORMS]

@@ -1,4 +1,4 @@
-"""What an entry of the table of cases is made of: inputs, samples, errors, and the shapes that many share. See `cases`."""
+"""What an entry of the table of cases is made of: inputs, samples, errors, shapes that many share. See `cases`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# ---- inputs: a shape and how its numbers are drawn -----------------------------------------------------------------
+# ---- inputs: a shape and how its numbers are drawn -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def fixed(data: Any, dtype: Any = None) -> Input:
     return Input(array.shape, lambda rng, shape: array.copy())
 
 
-# ---- samples and entries -------------------------------------------------------------------------------------------
+# ---- samples and entries ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,17 @@ class Case:
 
 # ---- samples that many operations share ------------------------------------------------------------------------------
 
-PAIRS = [((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((2, 1, 3), (4, 1)), ((2,), ()), ((), (2,)), ((), ()),
-         ((4, 0), (4, 1)), ((0,), ())]  # fmt: skip
+PAIRS = [
+    ((2, 3), (2, 3)),
+    ((2, 3), (3,)),
+    ((2, 1), (1, 3)),
+    ((2, 1, 3), (4, 1)),
+    ((2,), ()),
+    ((), (2,)),
+    ((), ()),
+    ((4, 0), (4, 1)),
+    ((0,), ()),
+]
 
 
 def unary(make: Callable[..., Input]) -> list[Sample]:
@@ -182,8 +191,15 @@ def binary(left: Callable[..., Input], right: Callable[..., Input] | None = None
 
 def reduced(make: Callable[..., Input], empty: bool = False, **settings: Any) -> list[Sample]:
     """Return samples of a reduction: axes None, one, negative, several and none at all; axes kept and not."""
-    axes: list[dict[str, Any]] = [{}, {"axis": 0}, {"axis": -1, "keepdims": True}, {"axis": (0, 2)}, {"axis": (-1, 1)},
-                                  {"keepdims": True}, {"axis": ()}]  # fmt: skip
+    axes: list[dict[str, Any]] = [
+        {},
+        {"axis": 0},
+        {"axis": -1, "keepdims": True},
+        {"axis": (0, 2)},
+        {"axis": (-1, 1)},
+        {"keepdims": True},
+        {"axis": ()},
+    ]
     found = [s(make(2, 3, 2), **a, **settings) for a in axes] + [s(make(), **settings), s(make(3), axis=0, **settings)]
     return found + ([s(make(0, 3)), s(make(0, 3), axis=0), s(make(0, 3), axis=1)] if empty else [s(make(0, 3), axis=1)])
 

@@ -19,7 +19,7 @@ def planted(rule, **more):
     return Op(lambda xp, x: x * x, rule, **{"saves": "x", "name": "planted", **more})
 
 
-# ---- what is planted -------------------------------------------------------------------------------------------------------------
+# ---- what is planted -------------------------------------------------------------------------------------------------
 
 
 def test_the_right_rule_passes_at_every_order():
@@ -31,7 +31,9 @@ def test_the_right_rule_passes_at_every_order():
 WRONG = {
     "a wrong factor": lambda g, out, x: 2.001 * g * x,
     "a wrong sign": lambda g, out, x: -2 * g * x,
-    "one wrong element": lambda g, out, x: 2 * g * x + md.tensor([0.0, 0.0, 1e-3]).array * g if type(g) is np.ndarray else 2 * g * x,
+    "one wrong element": lambda g, out, x: (
+        2 * g * x + md.tensor([0.0, 0.0, 1e-3]).array * g if type(g) is np.ndarray else 2 * g * x
+    ),
     "a missing cotangent": lambda g, out, x: 2 * x,
     "zero": lambda g, out, x: g * 0.0,
     "nan": lambda g, out, x: g * np.nan,
@@ -46,7 +48,10 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_value_is_found_at_the_first_order(name):
-    with np.errstate(invalid="ignore"), pytest.raises((GradientError, RuntimeError), match=r"check_grad, order 1|invalid gradient"):
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises((GradientError, RuntimeError), match=r"check_grad, order 1|invalid gradient"),
+    ):
         check_grad(planted(WRONG[name]), X, order=1)
 
 
@@ -56,7 +61,9 @@ def test_a_missing_cotangent_is_named_as_such():
 
 
 def test_the_message_shows_both_numbers_the_order_and_that_it_is_a_gradient():
-    with pytest.raises(GradientError, match=r"check_grad, order 1: derivative -?[\d.]+ by the rules, -?[\d.]+ by differences") as error:
+    with pytest.raises(
+        GradientError, match=r"check_grad, order 1: derivative -?[\d.]+ by the rules, -?[\d.]+ by differences"
+    ) as error:
         check_grad(planted(lambda g, out, x: 3 * g * x), X)
     assert isinstance(error.value, AssertionError)
     assert type(error.value).__name__ == "GradientError"
@@ -115,7 +122,13 @@ def test_a_derivative_by_the_cotangent_that_is_wrong_alone_is_found():
 
 
 def test_one_wrong_input_of_several_is_found():
-    product = Op(lambda xp, x, y: x * y, lambda g, out, x, y: g * y, lambda g, out, x, y: g * x * 1.01, saves="x y", name="product")
+    product = Op(
+        lambda xp, x, y: x * y,
+        lambda g, out, x, y: g * y,
+        lambda g, out, x, y: g * x * 1.01,
+        saves="x y",
+        name="product",
+    )
     check_grad(lambda x: product(x, md.tensor([2.0, 3.0, 4.0], dtype="float64")), X)
     with pytest.raises(GradientError, match="order 1"):
         check_grad(product, [X, X + 1])
@@ -156,7 +169,7 @@ def test_an_output_whose_shape_depends_on_the_values_is_found():
         check_grad(lambda x: x[x > 0.3], X)
 
 
-# ---- what it is asked -----------------------------------------------------------------------------------------------------------------
+# ---- what it is asked ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -197,7 +210,7 @@ def test_complex_inputs_are_refused():
         check_grad(md.exp, np.array([1j]))
 
 
-# ---- what it accepts --------------------------------------------------------------------------------------------------------------------
+# ---- what it accepts -------------------------------------------------------------------------------------------------
 
 
 def test_inputs_may_be_arrays_tensors_0_d_and_integers():

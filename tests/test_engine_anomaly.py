@@ -34,7 +34,14 @@ def test_A24_a_nan_in_backward_names_the_operation_and_the_line_of_the_forward()
 def test_A24_the_users_line_is_named_through_methods_operators_and_functions():
     x = leaf([1.0, 2.0])
     with md.detect_anomaly():
-        for make in (lambda: x.sum(), lambda: x**2, lambda: 2.0 / x, lambda: md.squeeze(x), lambda: x[0], lambda: md.mean(x)):
+        for make in (
+            lambda: x.sum(),
+            lambda: x**2,
+            lambda: 2.0 / x,
+            lambda: md.squeeze(x),
+            lambda: x[0],
+            lambda: md.mean(x),
+        ):
             y = make()
             assert "test_engine_anomaly.py" in y.node.trace[0]
             assert "for make in (lambda: x.sum()" in y.node.trace[0]

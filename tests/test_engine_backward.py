@@ -13,7 +13,7 @@ def leaf(data, dtype="float64"):
     return md.tensor(data, dtype=dtype, requires_grad=True)
 
 
-# ---- what backward asks for (A1 to A4) -----------------------------------------------------------------------------------
+# ---- what backward asks for (A1 to A4) -------------------------------------------------------------------------------
 
 
 def test_A1_backward_of_many_elements_needs_a_gradient():
@@ -83,7 +83,7 @@ def test_grad_frees_only_what_it_walked():
     assert grad(b, y)[0].item() == 6.0
 
 
-# ---- accumulation (A5 to A7) -----------------------------------------------------------------------------------------------
+# ---- accumulation (A5 to A7) -----------------------------------------------------------------------------------------
 
 
 def test_A5_two_backwards_of_a_retained_graph_give_exactly_twice():
@@ -206,7 +206,7 @@ def test_nothing_is_deposited_when_a_rule_raises():
     assert y.grad is None
 
 
-# ---- graphs of every form (A8) -----------------------------------------------------------------------------------------------
+# ---- graphs of every form (A8) ---------------------------------------------------------------------------------------
 
 
 def test_A8_a_tensor_used_k_times_gets_the_sum():
@@ -249,15 +249,20 @@ def test_A8_results_of_other_threads_of_time_are_ordered_right():
     assert x.grad.item() == 96.0
 
 
-UNARY = [(md.tanh, lambda v, t: (np.tanh(v), t * (1 - np.tanh(v) ** 2))),
-         (md.sigmoid, lambda v, t: (1 / (1 + np.exp(-v)), t * np.exp(-v) / (1 + np.exp(-v)) ** 2)),
-         (lambda x: x * x, lambda v, t: (v * v, 2 * v * t)),
-         (md.negative, lambda v, t: (-v, -t)),
-         (lambda x: x.sum(axis=0, keepdims=True), lambda v, t: (v.sum(0, keepdims=True), t.sum(0, keepdims=True))),
-         (lambda x: x.T, lambda v, t: (v.T, t.T)),
-         (lambda x: x[::-1, [0, 0, 2]], lambda v, t: (v[::-1, [0, 0, 2]], t[::-1, [0, 0, 2]]))]  # fmt: skip
-BINARY = [(md.add, lambda a, s, b, t: (a + b, s + t)), (md.subtract, lambda a, s, b, t: (a - b, s - t)),
-          (md.multiply, lambda a, s, b, t: (a * b, s * b + a * t))]  # fmt: skip
+UNARY = [
+    (md.tanh, lambda v, t: (np.tanh(v), t * (1 - np.tanh(v) ** 2))),
+    (md.sigmoid, lambda v, t: (1 / (1 + np.exp(-v)), t * np.exp(-v) / (1 + np.exp(-v)) ** 2)),
+    (lambda x: x * x, lambda v, t: (v * v, 2 * v * t)),
+    (md.negative, lambda v, t: (-v, -t)),
+    (lambda x: x.sum(axis=0, keepdims=True), lambda v, t: (v.sum(0, keepdims=True), t.sum(0, keepdims=True))),
+    (lambda x: x.T, lambda v, t: (v.T, t.T)),
+    (lambda x: x[::-1, [0, 0, 2]], lambda v, t: (v[::-1, [0, 0, 2]], t[::-1, [0, 0, 2]])),
+]
+BINARY = [
+    (md.add, lambda a, s, b, t: (a + b, s + t)),
+    (md.subtract, lambda a, s, b, t: (a - b, s - t)),
+    (md.multiply, lambda a, s, b, t: (a * b, s * b + a * t)),
+]
 
 
 def random_program(seed, xs, tangents):
@@ -316,7 +321,7 @@ def test_A27_the_same_program_gives_the_same_bits():
     assert gradients() == gradients()
 
 
-# ---- derivatives of derivatives (A16 to A18) --------------------------------------------------------------------------------
+# ---- derivatives of derivatives (A16 to A18) -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -411,7 +416,7 @@ def test_vjp_and_jvp_are_adjoint(rng):
     assert jvp(y, other, np.ones(2))[0].tolist() == [0.0] * 4
 
 
-# ---- constants (A14, A26, A28) ------------------------------------------------------------------------------------------------
+# ---- constants (A14, A26, A28) ---------------------------------------------------------------------------------------
 
 
 def test_A14_no_gradient_flows_through_detach_and_the_memory_is_shared():
@@ -452,7 +457,7 @@ def test_a_constant_beside_a_leaf_is_not_kept_if_no_rule_reads_it():
     assert array() is None
 
 
-# ---- aliasing ------------------------------------------------------------------------------------------------------------------
+# ---- aliasing --------------------------------------------------------------------------------------------------------
 
 
 SHARING = {
@@ -511,7 +516,7 @@ def test_what_grad_returns_for_leaves_shares_memory_with_nothing():
         assert not any(np.shares_memory(g, other) for other in others)
 
 
-# ---- devices -------------------------------------------------------------------------------------------------------------------
+# ---- devices ---------------------------------------------------------------------------------------------------------
 
 
 def test_backward_on_a_gpu_copies_nothing_and_waits_for_nothing(fake_cuda):

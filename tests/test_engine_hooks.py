@@ -12,7 +12,7 @@ def leaf(data, dtype="float64"):
     return md.tensor(data, dtype=dtype, requires_grad=True)
 
 
-# ---- A19 ---------------------------------------------------------------------------------------------------------------------
+# ---- A19 -------------------------------------------------------------------------------------------------------------
 
 
 def test_A19_a_hook_is_called_once_a_backward_with_the_whole_gradient():
@@ -154,7 +154,7 @@ def test_in_a_plain_backward_a_hook_records_nothing():
 
 def test_a_hook_on_one_of_several_outputs_gets_that_outputs_gradient():
     x = leaf(np.random.default_rng(0).standard_normal((4, 2)))
-    y, mean, var = md.batch_norm_train(x, leaf(np.ones(2)), leaf(np.zeros(2)), eps=1e-3)
+    y, mean, _ = md.batch_norm_train(x, leaf(np.ones(2)), leaf(np.zeros(2)), eps=1e-3)
     seen = []
     mean.register_hook(lambda g: seen.append(g.tolist()))
     (y.sum() + (mean * md.tensor([1.0, 2.0])).sum() + (mean * 3).sum()).backward()
@@ -170,7 +170,7 @@ def test_a_hook_replaces_the_gradient_of_one_of_several_outputs():
     assert x.grad.tolist() == [[1.0, 1.0]] * 4
 
 
-# ---- retain_grad -----------------------------------------------------------------------------------------------------------------
+# ---- retain_grad -----------------------------------------------------------------------------------------------------
 
 
 def test_retain_grad_keeps_the_gradient_of_a_result():

@@ -23,7 +23,7 @@ def in_thread(function):
     return found[0]
 
 
-# ---- A15 ---------------------------------------------------------------------------------------------------------------------
+# ---- A15 -------------------------------------------------------------------------------------------------------------
 
 
 def test_A15_under_no_grad_nothing_is_recorded():
@@ -257,7 +257,7 @@ def test_backward_works_under_no_grad_and_leaves_it_on():
     assert md.autograd.grad(g, x)[0].tolist() == [18.0]
 
 
-# ---- threads (A23) ----------------------------------------------------------------------------------------------------------------
+# ---- threads (A23) ---------------------------------------------------------------------------------------------------
 
 
 def test_A23_threads_with_graphs_of_their_own_do_not_disturb_each_other():
@@ -294,7 +294,7 @@ def test_A23_threads_may_read_one_leaf_and_take_gradients_as_values():
     assert x.grad is None
 
 
-# ---- interruptions (A29), reentrance (A22) -------------------------------------------------------------------------------------------
+# ---- interruptions (A29), reentrance (A22) ---------------------------------------------------------------------------
 
 
 class Interrupt:

@@ -1,4 +1,4 @@
-"""Writing in place: where it is allowed, and that a gradient of overwritten values is an error, never a wrong number."""
+"""Writing in place: where it is allowed, and that a gradient of overwritten values is an error and never wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRITES = {
 }
 
 
-# ---- where it is allowed (T15) ----------------------------------------------------------------------------------------------
+# ---- where it is allowed (T15) ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -78,7 +78,7 @@ def test_T15_a_write_casts_to_the_tensors_dtype_and_refuses_another_device(fake_
     assert t.tolist() == [2.5, 3.5]
 
 
-# ---- what is caught (A12) ------------------------------------------------------------------------------------------------------
+# ---- what is caught (A12) --------------------------------------------------------------------------------------------
 
 SAVING = {
     "multiply": lambda x: x * x,
@@ -101,7 +101,9 @@ def test_A12_overwriting_a_saved_input_is_an_error_that_names_the_operation(name
     y = SAVING[name](x).sum()
     with md.no_grad():
         x[0] = 5.0
-    with pytest.raises(RuntimeError, match=rf"{name}: .*\(.*2.*\).*in-place operation.*version of time \d+, found.*time \d+.*copy"):
+    with pytest.raises(
+        RuntimeError, match=rf"{name}: .*\(.*2.*\).*in-place operation.*version of time \d+, found.*time \d+.*copy"
+    ):
         y.backward()
     assert x.grad is None
 
@@ -159,7 +161,8 @@ def test_A12_a_write_before_the_operation_does_no_harm():
 
 
 @pytest.mark.parametrize(
-    "view", [lambda x: x.detach(), lambda x: x.detach()[1:], lambda x: x.detach().reshape((2, 1)), lambda x: x.detach().T]
+    "view",
+    [lambda x: x.detach(), lambda x: x.detach()[1:], lambda x: x.detach().reshape((2, 1)), lambda x: x.detach().T],
 )
 def test_A14_a_write_through_a_view_of_the_memory_is_seen(view):
     x = leaf([1.0, 2.0])
@@ -236,7 +239,7 @@ def test_the_mark_of_a_dead_array_does_not_pass_to_the_next_at_its_address():
         (x * x).sum().backward()
 
 
-# ---- rebinding (DESIGN: p.data = x) --------------------------------------------------------------------------------------------
+# ---- rebinding (DESIGN: p.data = x) ----------------------------------------------------------------------------------
 
 
 def test_rebinding_data_adopts_dtype_and_device_and_keeps_the_shape(fake_cuda):
@@ -288,7 +291,7 @@ def test_hooks_stay_with_a_rebound_parameter():
     assert seen == [10.0]
 
 
-# ---- behind the library's back (A13) ----------------------------------------------------------------------------------------------
+# ---- behind the library's back (A13) ---------------------------------------------------------------------------------
 
 
 def test_A13_a_raw_write_is_found_by_its_checksum_in_anomaly_mode():

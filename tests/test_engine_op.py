@@ -21,7 +21,7 @@ polar = Op(
 )
 
 
-# ---- one output ----------------------------------------------------------------------------------------------------------------
+# ---- one output ------------------------------------------------------------------------------------------------------
 
 
 def test_an_operation_is_a_function_of_tensors_arrays_and_numbers():
@@ -55,9 +55,7 @@ def test_an_operation_by_the_name_of_the_array_modules_function():
 
 
 def test_settings_come_by_name_or_after_the_arrays_and_reach_the_rules():
-    scaled = Op(
-        lambda xp, x, *, by, plus=0.0: x * by + plus, lambda g, out, x, *, by, plus=0.0: g * by, name="scaled"
-    )
+    scaled = Op(lambda xp, x, *, by, plus=0.0: x * by + plus, lambda g, out, x, *, by, plus=0.0: g * by, name="scaled")
     assert scaled(leaf([1.0]), by=3.0).item() == 3.0
     assert scaled(leaf([1.0]), 3.0, 1.0).item() == 4.0
     assert scaled(np.ones(1), 3.0, plus=1.0).tolist() == [4.0]
@@ -147,7 +145,7 @@ def test_a_rule_is_not_run_for_an_input_that_wants_nothing():
     assert ran == ["x", "y"]
 
 
-# ---- what is refused at once -----------------------------------------------------------------------------------------------------
+# ---- what is refused at once -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_keyword_arrays_are_no_arrays():
         cube(leaf([1.0]), leaf([1.0]))
 
 
-# ---- what is found at the first gradient (A20, A21) ----------------------------------------------------------------------------------
+# ---- what is found at the first gradient (A20, A21) ------------------------------------------------------------------
 
 
 def test_A21_a_joint_rule_with_the_wrong_number_of_gradients_says_how_many():
@@ -185,7 +183,9 @@ def test_A21_a_joint_rule_with_the_wrong_number_of_gradients_says_how_many():
 @pytest.mark.parametrize("shape", [(7,), (2, 2), (3, 1), ()])
 def test_A21_a_gradient_of_the_wrong_shape_names_its_place_and_both_shapes(shape):
     op = Op(lambda xp, x, y: x + y, lambda g, out, x, y: g, lambda g, out, x, y: np.ones(shape), name="op")
-    expected = rf"op: invalid gradient at index 1.*{shape}.*\(3,\)".replace("(7,)", r"\(7,\)").replace("(2, 2)", r"\(2, 2\)")
+    expected = rf"op: invalid gradient at index 1.*{shape}.*\(3,\)".replace("(7,)", r"\(7,\)").replace(
+        "(2, 2)", r"\(2, 2\)"
+    )
     expected = expected.replace("(3, 1)", r"\(3, 1\)").replace("()", r"\(\)")
     with pytest.raises(RuntimeError, match=expected):
         op(leaf(np.ones(3)), leaf(np.ones(3))).sum().backward()
@@ -269,7 +269,7 @@ def test_once_is_exact_for_first_derivatives_and_refuses_the_second():
     assert g.item() == 6.0
 
 
-# ---- several outputs (A25) -------------------------------------------------------------------------------------------------------------
+# ---- several outputs (A25) -------------------------------------------------------------------------------------------
 
 
 def test_A25_a_users_operation_with_two_outputs_is_exact_to_third_order():
@@ -286,9 +286,7 @@ def test_A25_unused_outputs_contribute_zeros():
 
 
 def test_A25_outputs_may_have_different_shapes_and_are_no_stack():
-    op = Op(
-        lambda xp, x: (x * 2, x.sum()), joint=lambda gs, outs, x: (gs[0] * 2 + gs[1],), name="op"
-    )
+    op = Op(lambda xp, x: (x * 2, x.sum()), joint=lambda gs, outs, x: (gs[0] * 2 + gs[1],), name="op")
     x = leaf([1.0, 2.0])
     for outs in (op(x), op(x.array), op(md.tensor(x))):
         assert type(outs) is tuple
@@ -326,7 +324,7 @@ def test_A25_an_output_may_be_used_many_times_and_asked_for_as_an_input():
     z = x * x + y * y + x
     gx, gr = md.autograd.grad(z, [x, r], retain_graph=True)
     np.testing.assert_allclose([gx.item(), gr.item()], [4 * np.cos(0.5) + 1, 4 + np.cos(0.5)])
-    gx, gy, gr, ga = md.autograd.grad(z, [x, y, r, a], create_graph=True)
+    _, _, gr, _ = md.autograd.grad(z, [x, y, r, a], create_graph=True)
     np.testing.assert_allclose(md.autograd.grad(gr, r)[0].item(), 2.0)
 
 
@@ -346,7 +344,7 @@ def test_one_output_in_a_tuple_is_several():
     assert x.grad.item() == 2.0
 
 
-# ---- any number of inputs ---------------------------------------------------------------------------------------------------------------
+# ---- any number of inputs --------------------------------------------------------------------------------------------
 
 weighted = Op(
     lambda xp, w, *xs: sum(x * w for x in xs),
@@ -358,7 +356,9 @@ weighted = Op(
 
 def test_any_number_of_inputs():
     md.check_grad(weighted, [np.array([0.5, 2.0]), *(np.array([1.0 * i, -1.0]) for i in range(4))], order=3)
-    only_tail = Op(lambda xp, x, *rest: x * 1.0 + sum(rest), joint=lambda g, out, x, *rest: (g, *[g for _ in rest]), saves="rest")
+    only_tail = Op(
+        lambda xp, x, *rest: x * 1.0 + sum(rest), joint=lambda g, out, x, *rest: (g, *[g for _ in rest]), saves="rest"
+    )
     assert only_tail.kept(4) == (False, True, True, True)
     assert only_tail.kept(1) == (False,)
 
@@ -367,7 +367,10 @@ def test_into_computes_where_it_is_told_or_copies():
     ran = []
     plain = Op(lambda xp, x: x * 2, lambda g, out, x: g * 2, name="plain")
     ready = Op(
-        lambda xp, x: x * 2, lambda g, out, x: g * 2, into=lambda xp, out, x: (ran.append(1), xp.multiply(x, 2, out=out)), name="ready"
+        lambda xp, x: x * 2,
+        lambda g, out, x: g * 2,
+        into=lambda xp, out, x: (ran.append(1), xp.multiply(x, 2, out=out)),
+        name="ready",
     )
     for op in (plain, ready):
         out = np.zeros(2)
@@ -397,18 +400,32 @@ def test_samplewise_may_depend_on_shapes_and_settings():
 
 @pytest.mark.parametrize("shapes", [((),), ((0,),), ((1,),)])
 def test_samplewise_can_be_asked_of_any_shape(shapes):
-    for op, static in ((md.sum, {"axis": None}), (md.softmax, {}), (md.reshape, {"shape": (1,)}), (md.broadcast_to, {"shape": ()}),
-                       (md.transpose, {}), (md.exp, {}), (md.max, {})):  # fmt: skip
+    for op, static in (
+        (md.sum, {"axis": None}),
+        (md.softmax, {}),
+        (md.reshape, {"shape": (1,)}),
+        (md.broadcast_to, {"shape": ()}),
+        (md.transpose, {}),
+        (md.exp, {}),
+        (md.max, {}),
+    ):
         assert op.is_samplewise(shapes, static) in (True, False)
 
 
-# ---- devices ---------------------------------------------------------------------------------------------------------------------------
+# ---- devices ---------------------------------------------------------------------------------------------------------
 
 
 def test_mixing_devices_names_the_operation_the_devices_and_the_remedy(fake_cuda):
     here, there = md.ones(2), md.ones(2, device="cuda")
-    for f in (md.add, lambda a, b: a * b, md.maximum, lambda a, b: md.where(True, a, b), lambda a, b: md.concatenate([a, b]),
-              lambda a, b: md.cross_entropy(b, a.astype(int)[0]), md.matmul):  # fmt: skip
+    for f in (
+        md.add,
+        lambda a, b: a * b,
+        md.maximum,
+        lambda a, b: md.where(True, a, b),
+        lambda a, b: md.concatenate([a, b]),
+        lambda a, b: md.cross_entropy(b, a.astype(int)[0]),
+        md.matmul,
+    ):
         with pytest.raises(TypeError, match=r"\w+: .*one device.*(cpu.*cuda:0|cuda:0.*cpu).*\.to\('cuda:0'\)"):
             f(here, there)
     with pytest.raises((TypeError, ValueError), match=r"one device.*cpu.*cuda:0|cuda:0.*cpu"):

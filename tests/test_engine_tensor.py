@@ -16,7 +16,7 @@ def leaf(data, dtype="float64"):
     return md.tensor(data, dtype=dtype, requires_grad=True)
 
 
-# ---- making ----------------------------------------------------------------------------------------------------------------------
+# ---- making ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,13 @@ def test_random_numbers_repeat_with_the_seed_on_every_device(fake_cuda):
     found = []
     for device in ("cpu", "cuda"):
         md.manual_seed(5)
-        found.append([md.rand(3, device=device).tolist(), md.randn(2, 2, device=device).tolist(),
-                      md.randint(0, 9, 4, device=device).tolist()])  # fmt: skip
+        found.append(
+            [
+                md.rand(3, device=device).tolist(),
+                md.randn(2, 2, device=device).tolist(),
+                md.randint(0, 9, 4, device=device).tolist(),
+            ]
+        )
     assert found[0] == found[1]
     state = md.random.get_state()
     a = md.randn(3).tolist()
@@ -145,11 +150,16 @@ def test_random_numbers_have_the_moments_of_their_distribution():
     assert np.abs(counts / n - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / n)
 
 
-# ---- out of the library (T23, T24) ------------------------------------------------------------------------------------------------------
+# ---- out of the library (T23, T24) -----------------------------------------------------------------------------------
 
 
 def test_T23_a_number_comes_out_of_one_element_only():
-    assert (md.tensor([[2.5]]).item(), float(md.tensor([2.5])), int(md.tensor(2)), bool(md.tensor(0.0))) == (2.5, 2.5, 2, False)
+    assert (md.tensor([[2.5]]).item(), float(md.tensor([2.5])), int(md.tensor(2)), bool(md.tensor(0.0))) == (
+        2.5,
+        2.5,
+        2,
+        False,
+    )
     assert type(md.tensor(2.5).item()) is float
     assert type(md.tensor(2).item()) is int
     assert type(md.tensor(True).item()) is bool
@@ -208,7 +218,7 @@ def test_dlpack_shares_memory_both_ways():
     assert md.from_dlpack(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
-# ---- copies, pickles, prints (T25) -----------------------------------------------------------------------------------------------------
+# ---- copies, pickles, prints (T25) -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
@@ -245,12 +255,20 @@ def test_T25_a_result_cannot_be_copied_without_its_graph():
 @pytest.mark.parametrize(
     "t",
     [
-        lambda: md.zeros(0), lambda: md.zeros(0, 3), lambda: md.tensor([np.nan, np.inf]), lambda: md.tensor(1.0),
-        lambda: leaf([1.0]), lambda: leaf([1.0]) * 2, lambda: md.tensor([True]), lambda: md.tensor([1], dtype="uint8"),
-        lambda: md.batch_norm_train(leaf(np.ones((2, 1))), leaf([1.0]), leaf([0.0]), eps=1.0)[1], lambda: md.Parameter([1.0]),
-        lambda: leaf(np.ones((3, 2)))[0], lambda: md.softmax(leaf([1.0, 2.0])).sum(),
+        lambda: md.zeros(0),
+        lambda: md.zeros(0, 3),
+        lambda: md.tensor([np.nan, np.inf]),
+        lambda: md.tensor(1.0),
+        lambda: leaf([1.0]),
+        lambda: leaf([1.0]) * 2,
+        lambda: md.tensor([True]),
+        lambda: md.tensor([1], dtype="uint8"),
+        lambda: md.batch_norm_train(leaf(np.ones((2, 1))), leaf([1.0]), leaf([0.0]), eps=1.0)[1],
+        lambda: md.Parameter([1.0]),
+        lambda: leaf(np.ones((3, 2)))[0],
+        lambda: md.softmax(leaf([1.0, 2.0])).sum(),
     ],
-)  # fmt: skip
+)
 def test_T25_every_tensor_prints(t):
     assert repr(t()).startswith("tensor(")
     assert str(t())
@@ -281,7 +299,7 @@ def test_T25_len_iteration_and_membership():
     assert md.ones(2, 3, 4).mT.shape == (2, 4, 3)
 
 
-# ---- moving and casting -----------------------------------------------------------------------------------------------------------------
+# ---- moving and casting ----------------------------------------------------------------------------------------------
 
 
 def test_to_moves_casts_and_returns_itself_where_nothing_changes(fake_cuda):

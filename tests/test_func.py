@@ -1,4 +1,4 @@
-"""minidl.func: derivatives of plain functions, against closed forms, differences, PyTorch's torch.func, and each other."""
+"""minidl.func: derivatives of plain functions, against closed forms, differences, torch.func, and each other."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ def hessian_by_hand(x):
 
 
 def close(got, expected, rtol=1e-10):
-    np.testing.assert_allclose(got.detach().numpy() if isinstance(got, md.Tensor) else got, expected, rtol=rtol, atol=1e-12)
+    np.testing.assert_allclose(
+        got.detach().numpy() if isinstance(got, md.Tensor) else got, expected, rtol=rtol, atol=1e-12
+    )
 
 
-# ---- grad ----------------------------------------------------------------------------------------------------------------------
+# ---- grad ------------------------------------------------------------------------------------------------------------
 
 
 def test_grad_is_the_gradient():
@@ -43,7 +45,9 @@ def test_grad_is_the_gradient():
     close(func.grad(f)(X), differences, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [np.asarray, list, md.tensor, lambda x: md.tensor(x, requires_grad=True), md.Parameter])
+@pytest.mark.parametrize(
+    "kind", [np.asarray, list, md.tensor, lambda x: md.tensor(x, requires_grad=True), md.Parameter]
+)
 def test_grad_takes_arrays_lists_tensors_and_parameters_and_touches_none(kind):
     x = kind(X)
     g = func.grad(lambda x: (x * x).sum())(x)
@@ -85,7 +89,13 @@ def test_the_gradient_has_the_structure_of_the_argument():
     assert list(d) == ["w", "list", "pair", "unused"]
     assert type(d["list"]) is list
     assert type(d["pair"]) is Pair
-    assert [d["w"].item(), d["list"][0].item(), d["list"][1].item(), d["pair"].w.item(), d["pair"].b.item()] == [2, 1, 1, 2, 1]
+    assert [d["w"].item(), d["list"][0].item(), d["list"][1].item(), d["pair"].w.item(), d["pair"].b.item()] == [
+        2,
+        1,
+        1,
+        2,
+        1,
+    ]
     assert d["unused"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert type(func.grad(g, argnums=1)(tree, (one,))) is tuple
 
@@ -105,9 +115,13 @@ def test_value_and_grad_returns_both_and_aux_passes_through():
 
 
 def test_an_unreached_argument_gets_zeros():
-    for g in (func.grad(lambda x: md.tensor(3.0)), func.grad(lambda x: x.detach().sum()), func.grad(lambda x: (x * 0).sum())):
+    for g in (
+        func.grad(lambda x: md.tensor(3.0)),
+        func.grad(lambda x: x.detach().sum()),
+        func.grad(lambda x: (x * 0).sum()),
+    ):
         assert g(X).tolist() == [0.0, 0.0, 0.0]
-    a, b = func.grad(lambda x, y: (x * x).sum(), argnums=(0, 1))(X, np.ones((2, 2)))
+    _, b = func.grad(lambda x, y: (x * x).sum(), argnums=(0, 1))(X, np.ones((2, 2)))
     assert b.tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert func.hessian(lambda x: (3 * x).sum())(X).tolist() == np.zeros((3, 3)).tolist()
     assert func.jacobian(lambda x: md.ones(2))(X).shape == (2, 3)
@@ -155,7 +169,7 @@ def test_the_wrapped_function_keeps_its_name():
         assert wrap(f).__name__ == "f"
 
 
-# ---- products, jacobians, hessians -----------------------------------------------------------------------------------------------
+# ---- products, jacobians, hessians -----------------------------------------------------------------------------------
 
 
 def elementwise(x):
@@ -209,7 +223,7 @@ def test_products_of_trees():
     close(dp[0], [2.0, 2.0, 2.0])
     close(dp[1], [10.0, 10.0, 10.0])
     close(dk, X.sum())
-    y, dy = func.jvp(g, ((X, X), np.array(2.0)), ((np.ones(3), X), np.array(1.0)))
+    _, dy = func.jvp(g, ((X, X), np.array(2.0)), ((np.ones(3), X), np.array(1.0)))
     close(dy["a"], 2 + X)
     close(dy["b"][0], X.sum())
 
@@ -268,7 +282,7 @@ def test_derivatives_on_a_gpu_stay_there(fake_cuda):
     close(found[1].cpu(), hessian_by_hand(X))
 
 
-# ---- nesting ------------------------------------------------------------------------------------------------------------------------
+# ---- nesting ---------------------------------------------------------------------------------------------------------
 
 
 def test_grad_of_grad_is_the_second_derivative_and_so_on():
@@ -351,8 +365,15 @@ def test_A18_a_gradient_penalty_inside_a_loss():
 
 def test_a_recorded_argument_gives_a_recorded_result():
     x = md.tensor(X, requires_grad=True)
-    for y in (func.grad(f)(x).sum(), func.hvp(f, (x,), (X,)).sum(), func.hessian(f)(x).sum(), func.value_and_grad(f)(x)[0],
-              func.jacobian(elementwise)(x).sum(), func.jvp(elementwise, (x,), (X,))[1].sum(), func.vjp(f, x)[0]):  # fmt: skip
+    for y in (
+        func.grad(f)(x).sum(),
+        func.hvp(f, (x,), (X,)).sum(),
+        func.hessian(f)(x).sum(),
+        func.value_and_grad(f)(x)[0],
+        func.jacobian(elementwise)(x).sum(),
+        func.jvp(elementwise, (x,), (X,))[1].sum(),
+        func.vjp(f, x)[0],
+    ):
         assert y.requires_grad
         (g,) = md.autograd.grad(y, x)
         assert np.isfinite(g.numpy()).all()
@@ -373,7 +394,12 @@ def test_an_error_in_the_function_comes_out_and_leaves_the_mode():
     def bad(x):
         raise LookupError("mine")
 
-    for call in (lambda: func.grad(bad)(X), lambda: func.hessian(bad)(X), lambda: func.vjp(bad, X), lambda: func.jvp(bad, (X,), (X,))):
+    for call in (
+        lambda: func.grad(bad)(X),
+        lambda: func.hessian(bad)(X),
+        lambda: func.vjp(bad, X),
+        lambda: func.jvp(bad, (X,), (X,)),
+    ):
         with md.no_grad():
             with pytest.raises(LookupError, match="mine"):
                 call()
@@ -381,7 +407,7 @@ def test_an_error_in_the_function_comes_out_and_leaves_the_mode():
     assert md.is_grad_enabled()
 
 
-# ---- PyTorch ---------------------------------------------------------------------------------------------------------------------------
+# ---- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own

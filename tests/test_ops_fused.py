@@ -1,4 +1,4 @@
-"""Each fused operation equals the composition that it replaces, to the third derivative, and is finite far beyond it."""
+"""Each fused operation equals the composition it replaces, to the third derivative, and is finite far beyond it."""
 
 from __future__ import annotations
 
@@ -66,19 +66,39 @@ def batch_norm_train(x, weight, bias, eps):
 
 TARGET = np.array([2, 0, 1, 1])
 TWINS = [
-    *[(f"{f}-{a}", lambda x, f=f, a=a: getattr(md, f)(x, axis=a), lambda x, f=f, a=a: globals()[f](x, a), [(4, 3)])
-      for f in ("softmax", "log_softmax") for a in AXES[f]],
-    *[(f"logsumexp-{a}", lambda x, a=a: md.logsumexp(x, axis=a), lambda x, a=a: logsumexp(x, a), [(4, 3)]) for a in AXES["logsumexp"]],
-    *[(f"cross_entropy-{r}", lambda x, r=r: md.cross_entropy(x, TARGET, reduction=r),
-       lambda x, r=r: cross_entropy(x, TARGET, r), [(4, 3)]) for r in ("none", "mean", "sum")],
+    *[
+        (f"{f}-{a}", lambda x, f=f, a=a: getattr(md, f)(x, axis=a), lambda x, f=f, a=a: globals()[f](x, a), [(4, 3)])
+        for f in ("softmax", "log_softmax")
+        for a in AXES[f]
+    ],
+    *[
+        (f"logsumexp-{a}", lambda x, a=a: md.logsumexp(x, axis=a), lambda x, a=a: logsumexp(x, a), [(4, 3)])
+        for a in AXES["logsumexp"]
+    ],
+    *[
+        (
+            f"cross_entropy-{r}",
+            lambda x, r=r: md.cross_entropy(x, TARGET, reduction=r),
+            lambda x, r=r: cross_entropy(x, TARGET, r),
+            [(4, 3)],
+        )
+        for r in ("none", "mean", "sum")
+    ],
     ("sigmoid", md.sigmoid, sigmoid, [(4,)]),
     ("linear", md.linear, linear, [(4, 3), (2, 3), (2,)]),
     ("linear of a batch of rows", md.linear, linear, [(5, 4, 3), (2, 3), (2,)]),
     *[(f"mean-{a}", lambda x, a=a: md.mean(x, axis=a), lambda x, a=a: mean(x, a), [(4, 3)]) for a in (0, 1, None)],
     *[(f"var-{a}", lambda x, a=a: md.var(x, axis=a), lambda x, a=a: var(x, a), [(4, 3)]) for a in (0, 1, None)],
-    *[(f"batch_norm_train-{s}", lambda *xs: md.batch_norm_train(*xs, eps=1e-3), lambda *xs: batch_norm_train(*xs, 1e-3),
-       [s, (3,), (3,)]) for s in ((4, 3), (2, 3, 4))],
-]  # fmt: skip
+    *[
+        (
+            f"batch_norm_train-{s}",
+            lambda *xs: md.batch_norm_train(*xs, eps=1e-3),
+            lambda *xs: batch_norm_train(*xs, 1e-3),
+            [s, (3,), (3,)],
+        )
+        for s in ((4, 3), (2, 3, 4))
+    ],
+]
 
 
 def as_tuple(y):
@@ -96,7 +116,9 @@ def orders(f, arrays, n):
         pairs = [(y, md.tensor(u)) for y, u in zip(current, seeds, strict=True) if y.requires_grad]
         grads = [None] * len(xs)
         if pairs:
-            grads = md.autograd.grad([y for y, _ in pairs], xs, [u for _, u in pairs], create_graph=True, allow_unused=True)
+            grads = md.autograd.grad(
+                [y for y, _ in pairs], xs, [u for _, u in pairs], create_graph=True, allow_unused=True
+            )
         current = [md.zeros_like(x) if g is None else g for x, g in zip(xs, grads, strict=True)]
         found.append([g.detach().numpy() for g in current])
     return found

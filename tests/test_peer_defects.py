@@ -23,7 +23,9 @@ def test_H1_the_hessian_vector_product_of_batch_norm_sees_the_statistics_move(rn
     x, v = rng.standard_normal((6, 3)), rng.standard_normal((6, 3))
 
     def loss(x):
-        y, _, _ = md.batch_norm_train(x, md.tensor([1.0, 2.0, 0.5], dtype="float64"), md.zeros(3, dtype="float64"), eps=1e-5)
+        y, _, _ = md.batch_norm_train(
+            x, md.tensor([1.0, 2.0, 0.5], dtype="float64"), md.zeros(3, dtype="float64"), eps=1e-5
+        )
         return (y**3).sum()
 
     exact = md.func.hvp(loss, (x,), (v,)).numpy()
@@ -162,8 +164,13 @@ def test_H12_forward_mode_exists_wherever_reverse_mode_does(rng):
     """J v is two reverse passes, so no operation can lack it."""
     x, v = rng.standard_normal((3, 3)), rng.standard_normal((3, 3))
     h = 1e-6
-    for f in (lambda x: md.logsumexp(x, axis=1), lambda x: x @ x.T, lambda x: x[[0, 0, 2]], lambda x: md.var(x, axis=0),
-              lambda x: md.batch_norm_train(x, md.ones(3, dtype="float64"), md.zeros(3, dtype="float64"), eps=1e-2)[0]):  # fmt: skip
+    for f in (
+        lambda x: md.logsumexp(x, axis=1),
+        lambda x: x @ x.T,
+        lambda x: x[[0, 0, 2]],
+        lambda x: md.var(x, axis=0),
+        lambda x: md.batch_norm_train(x, md.ones(3, dtype="float64"), md.zeros(3, dtype="float64"), eps=1e-2)[0],
+    ):
         exact = md.func.jvp(f, (x,), (v,))[1].numpy()
         differences = (f(md.tensor(x + h * v)).numpy() - f(md.tensor(x - h * v)).numpy()) / (2 * h)
         np.testing.assert_allclose(exact, differences, rtol=1e-5, atol=1e-7)

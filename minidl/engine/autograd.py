@@ -72,10 +72,10 @@ class _Walk:
         for root, seed in zip(roots, seeds, strict=True):
             self.arrive(root, seed, None, None)
 
-    def run(self, places: ExitStack) -> dict[Node, Any]:
+    def run(self, places: ExitStack | None) -> dict[Node, Any]:
         """Hand each node's gradient on to its parents, the latest node first; return those of leaves and targets."""
         pending, needed, create, retain, watch = self.pending, self.needed, self.create, self.retain, mode.watch
-        several, here = len(MODULES) > 1, "cpu"
+        here = "cpu"
         for node in self.order:
             g = pending.pop(node, None)
             if g is None or (needed is not None and node not in needed):
@@ -90,7 +90,7 @@ class _Walk:
                 check_unwritten(node)
             if watch is not None:
                 watch.before(node)
-            if several and node.device != here and node.device != "cpu":
+            if places is not None and node.device not in (here, "cpu"):
                 here = node.device
                 places.enter_context(on_device(here)[1])  # a rule on raw arrays computes on the current GPU
             op, static = node.op, node.static
@@ -246,6 +246,8 @@ def _walk(
     before, mode.record = mode.record, (2 if mode.watch else 1) if create else 0
     try:
         walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create, keep)
+        if len(MODULES) == 1:  # NumPy alone: there is no GPU to be on
+            return walk.run(None)
         with ExitStack() as places:
             return walk.run(places)
     except Exception as error:

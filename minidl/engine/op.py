@@ -193,9 +193,8 @@ class Op:
     def record(self, node: Any, out: Any, arrays: Any, parents: Any, keeps: tuple, static: dict[str, Any]) -> Any:
         """Fill in the node of a result."""
         node.op = self
-        node.args = tuple(
-            a if keep or parent is None else parent for a, keep, parent in zip(arrays, keeps, parents, strict=True)
-        )
+        seen = zip(arrays, keeps, parents, strict=True)
+        node.args = tuple([a if keep or parent is None else parent for a, keep, parent in seen])
         node.out = out if self.save_out else None
         node.parents = tuple(parents)
         node.static = static

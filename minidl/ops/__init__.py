@@ -115,6 +115,6 @@ for _name in __all__:
     _theirs = _function.ufunc if isinstance(_function, Op) and _function.ufunc else getattr(np, _name, None)
     if isinstance(_function, Op):
         _function.call.__name__ = _function.call.__qualname__ = _name  # in Python's own messages
-    if _theirs is not None:
+    if _theirs not in (None, np.put_along_axis):  # which writes into its argument, where ours returns a new array
         NUMPY_FUNCTIONS[_theirs] = _function.call if isinstance(_function, Op) else _function
 NUMPY_FUNCTIONS |= {np.shape: lambda x: x.shape, np.ndim: lambda x: x.ndim, np.size: lambda x: x.size}

@@ -294,7 +294,7 @@ def _sinc_rule(g: Any, out: Any, x: Any) -> Any:
     near = abs(x) < 0.03
     safe, z = where(near, 1.0, x), math.pi * where(near, x, 0.0)
     z2 = z * z
-    series = math.pi * z * (-1 / 3 + z2 * (1 / 30 + z2 * (-1 / 840 + z2 * (1 / 45360 - z2 / 3991680))))
+    series = math.pi * z * (-1 / 3 + z2 * (1 / 30 + z2 * (-1 / 840 + z2 * (1 / 45360 - z2 * (1 / 3991680)))))
     return g * where(near, series, (cos(math.pi * safe) - sinc(safe)) / safe)
 
 

@@ -12,7 +12,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from ..engine.backend import to_device
 from ..engine.op import Op
-from .elementwise import where
+from .elementwise import copy, where
 from .index import getitem, scatter, take
 from .shape import along, beside, broadcast_to, device, integers, on_array, operand, ravel, reshape, transpose
 
@@ -216,6 +216,8 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     >>> pad(tensor([1.0, 2.0, 3.0]), 2, mode="reflect")
     tensor([3., 2., 1., 2., 3., 2., 1.])
     """
+    if not x.ndim:
+        return copy(x)
     try:
         pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2)).tolist()
         widths = tuple((operator.index(a), operator.index(b)) for a, b in pairs)

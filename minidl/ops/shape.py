@@ -18,7 +18,10 @@ from ..engine.tensor import TENSORS
 
 def _keeps_rows(shapes: tuple, *, shape: Any) -> bool:
     """Tell whether a reshape keeps axis 0."""
-    return bool(shapes[0]) and isinstance(shape, tuple) and len(shape) > 0 and shape[0] in (shapes[0][0], -1)
+    if not shapes[0] or not isinstance(shape, tuple) or not shape:
+        return False
+    rows = shapes[0][0]
+    return shape[0] == rows or (shape[0] == -1 and math.prod(shape[1:]) * rows == math.prod(shapes[0]))
 
 
 def _reshape(xp: Any, x: Any, *, shape: Any) -> Any:

@@ -136,17 +136,32 @@ def sliding(
 ) -> Sliding:
     """Work out the places of a kernel; ValueError if it is greater than the padded image.
 
-    padding is (before, after). With `ceil`, places that reach beyond the padding count if they begin before it.
+    padding is (before, after). With `ceil`, places that reach beyond the padding count if they begin before it; what
+    they reach over is added to the padding after.
     """
     before, after = padding
-    how = Sliding(size, kernel, stride, before, after, dilation, (0, 0), groups)
-    cells = [b + n + a for b, n, a in zip(before, size, after, strict=True)]
-    room = [n - k for n, k in zip(cells, how.span(), strict=True)]
-    if min(room) < 0:
-        raise ValueError(
-            f"{who}: the kernel size {how.span()}, dilation included, is greater than the padded input {tuple(cells)}; "
-            "pad it, or choose a smaller kernel"
-        )
-    steps = [-(-r // s) if ceil else r // s for r, s in zip(room, stride, strict=True)]
-    steps = [k - (k * s >= b + n) for k, s, b, n in zip(steps, stride, before, size, strict=True)] if ceil else steps
-    return how._replace(out=(steps[0] + 1, steps[1] + 1))
+    how = Sliding(size, kernel, stride, before, after, dilation, (1, 1), groups)
+    places, ends = [], []
+    for n, k, s, b, a in zip(size, how.span(), stride, before, after, strict=True):
+        room = b + n + a - k
+        steps = -(-room // s) if ceil else room // s
+        if steps < 0 or not n:
+            padded = tuple(b + n + a for b, n, a in zip(before, size, after, strict=True))
+            raise ValueError(
+                f"{who}: kernel size {how.span()}, dilation included, is greater than the padded input {padded}; "
+                "pad it, or choose a smaller kernel"
+            )
+        steps -= ceil and steps * s >= b + n
+        places.append(steps + 1)
+        ends.append(max(a, steps * s + k - b - n))
+    return how._replace(out=tuple(places), after=tuple(ends))
+
+
+def places(
+    who: str, size: Pair, kernel: Any, stride: Any, padding: Any, dilation: Any, axes: int, ceil: bool = False
+) -> Sliding:
+    """Work out the places of a pooling window from the arguments as users give them; the stride may be None."""
+    cells = pair(who, "kernel_size", kernel, axes, least=1)
+    steps = cells if stride is None else pair(who, "stride", stride, axes, least=1)
+    pads = pair(who, "padding", padding, axes)
+    return sliding(who, size, cells, steps, (pads, pads), pair(who, "dilation", dilation, axes, least=1), ceil=ceil)
