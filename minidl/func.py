@@ -217,6 +217,7 @@ def jvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Tree, T
     >>> jvp(lambda x: x * x, (np.array([1.0, 2.0]),), (np.array([1.0, 10.0]),))[1]
     tensor([ 2., 40.], dtype=float64)
     """
+    _check_tuple("jvp", primals=primals, tangents=tangents)
     if len(flatten(primals)[0]) != len(flatten(tangents)[0]):
         raise ValueError("jvp: tangents must have the structure of primals")
     recording = is_grad_enabled()
@@ -237,6 +238,12 @@ def jvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Tree, T
     return rebuild_y([y if outer else y.detach() for y in ys]), rebuild_y(products)
 
 
+def _check_tuple(who: str, **named: Any) -> None:
+    for name, value in named.items():
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{who}: {name} must be a tuple with one entry an argument, got {type(value).__name__}")
+
+
 def _outputs(result: Tree, who: str) -> tuple[tuple[Tensor, ...], Callable[[list], Tree]]:
     leaves, rebuild = flatten(result)
     for y in leaves:
@@ -253,6 +260,7 @@ def hvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> Tree:
     >>> hvp(lambda x: (x**3).sum(), (np.array([1.0, 2.0]),), (np.array([1.0, 1.0]),))
     tensor([ 6., 12.], dtype=float64)
     """
+    _check_tuple("hvp", primals=primals, tangents=tangents)
     recording = is_grad_enabled()
     with enable_grad():
         xs, rebuild = _inputs(tuple(primals), "hvp")

@@ -15,7 +15,8 @@ from .ops.decompositions import cholesky, eigh, eigvalsh, qr, svd, svdvals
 from .ops.inverses import det, inv, matrix_power, pinv, slogdet, solve
 from .ops.linalg import matmul
 from .ops.norms import lstsq, norm
-from .ops.products import cross, outer, tensordot, trace, vecdot
+from .ops.products import cross, outer, tensordot, vecdot
+from .ops.products import trace as trace_of_axes
 
 LinAlgError = np.linalg.LinAlgError
 
@@ -24,9 +25,18 @@ __all__ = [
     "outer", "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "tensordot", "trace", "vecdot",
 ]  # fmt: skip
 
+
+def trace(x: Any, /, *, offset: int = 0) -> Any:
+    """Sum the diagonal of the last two axes: (..., m, n) -> (...). `md.trace` takes other axes, by default the first.
+
+    >>> trace([[1.0, 2.0], [3.0, 4.0]]).item()
+    5.0
+    """
+    return trace_of_axes(x, offset, -2, -1)
+
+
 # numpy.linalg.solve(tensor, ...) is ours.
-for _name in ("cholesky", "det", "eigh", "eigvalsh", "inv", "lstsq", "matrix_power", "norm", "pinv", "qr", "slogdet",
-              "solve", "svd", "svdvals"):  # fmt: skip
+for _name in __all__[1:]:
     _function = globals()[_name]
     NUMPY_FUNCTIONS[getattr(np.linalg, _name)] = _function.call if isinstance(_function, Op) else _function
 

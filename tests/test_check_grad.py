@@ -91,7 +91,7 @@ def test_a_function_that_is_not_deterministic_is_found():
 
 
 def test_a_second_derivative_that_is_wrong_alone_is_found_at_order_2_only():
-    """The rule is right; but it reads x behind the graph's back, so its own derivative is lost (defect H1 of a peer)."""
+    """The rule is right, but reads x behind the graph's back, so its own derivative is lost (defect H1 of a peer)."""
 
     def rule(g, out, x):
         return 2 * g * (x.detach() if isinstance(x, md.Tensor) else x)

@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
 ELSEWHERE = {
     "T4": "errors of the table: broadcast_errors in entry.py",
     "T5": "matmul in cases_network.py: values, three orders, errors",
-    "T8": "reshape, transpose, squeeze and expand_dims in cases_arrays.py; the layouts of the battery",
-    "T9": "concatenate and stack in cases_arrays.py",
+    "T8": "reshape, transpose, squeeze and expand_dims in cases_shapes.py; the layouts of the battery",
+    "T9": "concatenate and stack in cases_shapes.py",
     "T10": "test_gradients_have_the_shapes_of_their_inputs_however_these_broadcast",
     "T12": "check_layouts and check_repeated of the battery",
     "T28": "test_every_public_operation_has_an_entry",

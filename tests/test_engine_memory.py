@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
@@ -261,10 +262,8 @@ def test_A11_an_error_in_backward_leaves_nothing(no_collector):
     x = leaf(np.ones(3))
     before = md.live_tensors()
     for _ in range(3):
-        try:
+        with contextlib.suppress(ZeroDivisionError):
             (boom(x) * x).sum().backward()
-        except ZeroDivisionError:
-            pass
     assert md.live_tensors() == before
 
 

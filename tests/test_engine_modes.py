@@ -136,9 +136,9 @@ def test_A15_a_generator_runs_in_its_mode_and_its_consumer_in_its_own():
         return (yield from numbers())
 
     run = outer()
+    assert [next(run) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(StopIteration) as stop:
-        for _ in range(4):
-            next(run)
+        next(run)
     assert stop.value.value == "end"
 
 
@@ -205,7 +205,7 @@ def test_A15_another_thread_still_records():
 
 @pytest.mark.parametrize("shared", ["decorator", "context"])
 def test_A15_a_decorated_function_or_context_shared_by_threads_leaves_each_its_own_mode(shared):
-    """Two threads inside the same `no_grad` object, of which the second was not recording before; the first leaves first."""
+    """Two threads in one `no_grad` object; the second, which enters last and leaves last, was not recording before."""
     inside, leave = threading.Barrier(2), [threading.Event(), threading.Event()]
     context = md.no_grad()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,7 +56,8 @@ def content_of(file):
     return {name: (x.dtype, x.shape, x.numpy().tobytes()) for name, x in tensors.items()}, texts
 
 
-def interrupt_at(monkeypatch, step):
+@contextlib.contextmanager
+def interruption(monkeypatch, step):
     """Let Ctrl-C arrive while a step, the first being 1, is being computed."""
     whole, calls = md.nn.functional.cross_entropy, []
 
@@ -65,7 +67,9 @@ def interrupt_at(monkeypatch, step):
             signal.raise_signal(signal.SIGINT)
         return whole(logits, target)
 
-    monkeypatch.setattr(md.nn.functional, "cross_entropy", counting)
+    with monkeypatch.context() as patch:
+        patch.setattr(md.nn.functional, "cross_entropy", counting)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -80,9 +84,9 @@ def test_a_resumed_run_ends_in_the_same_bits(
     if step == 0:
         train_mlp.prepare(flags)
     else:
-        interrupt_at(monkeypatch, step)
-        assert train_mlp.main(flags) == 130
-        assert f"stopped after step {step} of 90" in capsys.readouterr().out
+        with interruption(monkeypatch, step):
+            assert train_mlp.main(flags) == 130
+        assert f"stopped   after step {step} of 90" in capsys.readouterr().out
     before, texts = content_of(file)
     assert len(json.loads(texts["train_mlp"])["history"]) == step // STEPS
 
@@ -151,6 +155,17 @@ def test_a_file_that_is_no_checkpoint_of_the_program_is_refused(content, tmp_pat
     assert "a.safetensors" in capsys.readouterr().err
 
 
+def test_a_gpu_computes_the_same_and_shares_the_checkpoints(fake_cuda, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dropout", "0.3", "--no-plot"]
+    assert train_mlp.main([*flags, "--epochs", "2", "--save", "cpu"]) == 0
+    with interruption(monkeypatch, STEPS + 13):
+        assert train_mlp.main([*flags, "--epochs", "2", "--save", "a", "--device", "cuda"]) == 130
+    assert train_mlp.main(["--resume", "a", "--save", "b", "--no-plot"]) == 0
+    assert train_mlp.main(["--resume", "a", "--save", "c", "--no-plot", "--device", "cuda:0"]) == 0
+    assert content_of("b") == content_of("c") == content_of("cpu")
+
+
 # ---- the outside world -------------------------------------------------------------------------------------------
 
 
@@ -165,7 +180,7 @@ def test_ctrl_c_leaves_a_valid_checkpoint_and_exit_code_130(place):
         out, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert error == b""
-    assert b"stopped after step" in out
+    assert b"stopped   after step" in out
     rest = json.loads(load_with_metadata(place / "a.safetensors")[1]["train_mlp"])
     assert rest["epoch"] >= 3
     assert sorted(path.name for path in place.iterdir()) == ["a.png", "a.safetensors"]

@@ -45,7 +45,6 @@ class detect_anomaly:
 
     def before(self, node: Node) -> None:
         """Check that what a node saved is still what it was."""
-        self._node = node
         trace = getattr(node, "trace", None)
         if trace is not None and trace[1] != _checksums(node):
             raise RuntimeError(
@@ -53,9 +52,8 @@ class detect_anomaly:
                 f"forward at {trace[0]}; write into a copy"
             )
 
-    def explain(self, error: Exception) -> None:
+    def explain(self, error: Exception, node: Any) -> None:
         """Add to an error that a rule raised where its operation was called."""
-        node = getattr(self, "_node", None)
         if hasattr(node, "trace"):
             note = f"backward of {node.op.name}; forward at {node.trace[0]}"
             error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]  (add_note is 3.11)

@@ -21,7 +21,7 @@ from .backend import MODULES, as_array, device_of, nowhere, on_device
 from .gradient import aliased, as_tensors, check_unwritten, no_scalar, number, sum_to
 from .hooks import run_hooks
 from .modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
-from .node import Leaf, MultiNode, Node, Pick, mode
+from .node import Leaf, MultiNode, Node, Pick, UnsavedError, mode
 from .tensor import Tensor, wrap
 
 _by_time = operator.attrgetter("time")
@@ -67,6 +67,7 @@ class _Walk:
         self.pending: dict[Node, Any] = {}  # node -> the sum of what has arrived so far
         self.owned: set[Node] = set()  # nodes whose pending array is ours to add into
         self.results: dict[Node, Any] = {}
+        self.node: Any = None  # whose rules are running
         self.order = history(roots)
         self.needed = None if targets is None else _leading_to(targets, self.order)
         for root, seed in zip(roots, seeds, strict=True):
@@ -93,6 +94,7 @@ class _Walk:
             if places is not None and node.device not in (here, "cpu"):
                 here = node.device
                 places.enter_context(on_device(here)[1])  # a rule on raw arrays computes on the current GPU
+            self.node = node
             op, static = node.op, node.static
             args, out = as_tensors(node) if create else (node.args, node.out)
             if op.joint is not None:
@@ -250,9 +252,11 @@ def _walk(
             return walk.run(None)
         with ExitStack() as places:
             return walk.run(places)
+    except UnsavedError as error:
+        raise UnsavedError(f"{walk.node.op.name}: {error}") from None
     except Exception as error:
         if mode.watch is not None:
-            mode.watch.explain(error)
+            mode.watch.explain(error, walk.node)
         raise
     finally:
         mode.record = before

@@ -39,6 +39,10 @@ class Mode(threading.local):
 mode = Mode()
 
 
+class UnsavedError(TypeError):
+    """A rule read an input that its operation does not save."""
+
+
 class Ghost:
     """All there is to know about an array except its values: shape, dtype, device, ndim, size.
 
@@ -58,10 +62,12 @@ class Ghost:
     def __getattr__(self, name: str) -> Any:
         if name in ("_device", "trace"):  # left unset where they do not apply
             raise AttributeError(name)
-        raise TypeError(f"a rule reads .{name} of an input that its operation does not save; name the input in saves=")
+        raise UnsavedError(
+            f"a rule reads .{name} of an input that its operation does not save; name the input in saves="
+        )
 
     def _no_values(self, *_: Any) -> Any:
-        raise TypeError(
+        raise UnsavedError(
             "a rule reads the values of an input that its operation does not save; name the input in saves="
         )
 

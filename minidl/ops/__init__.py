@@ -11,13 +11,31 @@ from ..engine.backend import Device
 from ..engine.calls import operator
 from ..engine.op import Op, takes
 from ..engine.tensor import NUMPY_FUNCTIONS, Tensor
-from . import batch, elementwise, functions, index, linalg, network, rearrange, reduce, rounding, scan, shape
+from . import (
+    activations,
+    batch,
+    conv,
+    elementwise,
+    functions,
+    index,
+    linalg,
+    network,
+    pool,
+    rearrange,
+    reduce,
+    rounding,
+    scan,
+    shape,
+)
+from .activations import *
 from .batch import *
+from .conv import *
 from .elementwise import *
 from .functions import *
 from .index import *
 from .linalg import *
 from .network import *
+from .pool import *
 from .rearrange import *
 from .reduce import *
 from .rounding import *
@@ -96,12 +114,15 @@ setattr(Tensor, "mT", property(linalg.swap))  # noqa: B010
 # ---- numpy.f(tensor) ---------------------------------------------------------------------------------------------
 
 __all__ = [
+    *activations.__all__,
     *batch.__all__,
+    *conv.__all__,
     *elementwise.__all__,
     *functions.__all__,
     *index.__all__,
     *linalg.__all__,
     *network.__all__,
+    *pool.__all__,
     *rearrange.__all__,
     *reduce.__all__,
     *rounding.__all__,

@@ -53,14 +53,14 @@ def _divisor(x: Any, g: Any) -> Any:
     return where((x == 0) & (absolute(g).sum(axis=(-2, -1), keepdims=True) == 0), 1.0, x)
 
 
-def _eigh_rule(g: Any, out: Any, a: Any, *, UPLO: str = "L") -> Any:
+def _eigh_rule(g: Any, out: Any, a: Any, *, UPLO: str = "L") -> tuple:
     (gw, gv), (w, v) = g, out
     k = swap(v) @ gv
     gap = w[..., None, :] - w[..., :, None] + identity(k)
-    return (v * gw[..., None, :] + v @ (0.5 * (k - swap(k)) / _divisor(gap, gv))) @ swap(v)
+    return ((v * gw[..., None, :] + v @ (0.5 * (k - swap(k)) / _divisor(gap, gv))) @ swap(v),)
 
 
-@matrix_op(_eigh_rule, saves="out")
+@matrix_op(joint=_eigh_rule, saves="out")
 def _eigh(xp: Any, a: Any, *, UPLO: str = "L") -> tuple:
     return tuple(xp.linalg.eigh(a, UPLO))
 
@@ -96,7 +96,7 @@ def eigvalsh(xp: Any, a: Any, *, UPLO: str = "L") -> Any:
     return xp.linalg.eigvalsh(a, UPLO)
 
 
-def _svd_rule(g: Any, out: Any, a: Any, *, full_matrices: bool = False) -> Any:
+def _svd_rule(g: Any, out: Any, a: Any, *, full_matrices: bool = False) -> tuple:
     (gu, gs, gvt), (u, s, vt) = g, out
     m, n = a.shape[-2:]
     if full_matrices and m != n:
@@ -108,15 +108,15 @@ def _svd_rule(g: Any, out: Any, a: Any, *, full_matrices: bool = False) -> Any:
     ku, kv = swap(u) @ gu, vt @ swap(gvt)
     gap = (row - column) * (row + column) + identity(ku)
     inner = (ku - swap(ku)) / _divisor(gap, gu) * row + column * ((kv - swap(kv)) / _divisor(gap, gvt))
-    out = (u @ inner + u * gs[..., None, :]) @ vt
+    total = (u @ inner + u * gs[..., None, :]) @ vt
     if m > n:
-        out = out + ((gu - u @ ku) / _divisor(row, gu)) @ vt
+        total = total + ((gu - u @ ku) / _divisor(row, gu)) @ vt
     if m < n:
-        out = out + u @ ((gvt - swap(kv) @ vt) / _divisor(column, gvt))
-    return out
+        total = total + u @ ((gvt - swap(kv) @ vt) / _divisor(column, gvt))
+    return (total,)
 
 
-@matrix_op(_svd_rule, saves="out", square=False)
+@matrix_op(joint=_svd_rule, saves="out", square=False)
 def _svd(xp: Any, a: Any, *, full_matrices: bool = False) -> tuple:
     return tuple(xp.linalg.svd(a, full_matrices=full_matrices))
 
@@ -150,15 +150,15 @@ def svdvals(xp: Any, a: Any) -> Any:
     return xp.linalg.svd(a, compute_uv=False)
 
 
-def _qr_rule(g: Any, out: Any, a: Any, *, mode: str) -> Any:
+def _qr_rule(g: Any, out: Any, a: Any) -> tuple:
     (gq, gr), (q, r) = g, out
     m = r @ swap(gr) - swap(gq) @ q
-    return swap(solve(r, swap(gq + q @ (lower(m) + swap(lower(m, k=-1))))))
+    return (swap(solve(r, swap(gq + q @ (lower(m) + swap(lower(m, k=-1)))))),)
 
 
-@matrix_op(_qr_rule, saves="out", square=False)
-def _qr(xp: Any, a: Any, *, mode: str = "reduced") -> tuple:
-    return tuple(xp.linalg.qr(a, mode))
+@matrix_op(joint=_qr_rule, saves="out", square=False)
+def _qr(xp: Any, a: Any) -> tuple:
+    return tuple(xp.linalg.qr(a))
 
 
 def qr(a: Any, mode: str = "reduced") -> Any:
@@ -176,8 +176,8 @@ def qr(a: Any, mode: str = "reduced") -> Any:
         raise ValueError(f"qr: mode must be 'reduced' or 'r', got {mode!r}; the others have no derivative")
     m = a.shape[-2] if a.ndim > 1 else 0
     if a.ndim > 1 and m < a.shape[-1]:  # the first columns make Q, the others are R's: Q' A
-        q, r = _qr(a[..., :m], mode="reduced")
+        q, r = _qr(a[..., :m])
         r = concatenate([r, swap(q) @ a[..., m:]], axis=-1)
     else:
-        q, r = _qr(a, mode="reduced")
+        q, r = _qr(a)
     return r if mode == "r" else QRResult(q, r)

@@ -90,7 +90,7 @@ log1p = Op(
 
 log2 = Op(
     "log2",
-    lambda g, out, x: g / (x * math.log(2)),
+    lambda g, out, x: g * (1 / math.log(2)) / x,
     saves="x",
     samplewise=True,
     doc="""Compute the logarithm to base 2 elementwise.
@@ -102,7 +102,7 @@ log2 = Op(
 
 log10 = Op(
     "log10",
-    lambda g, out, x: g / (x * math.log(10)),
+    lambda g, out, x: g * (1 / math.log(10)) / x,
     saves="x",
     samplewise=True,
     doc="""Compute the logarithm to base 10 elementwise.
@@ -235,9 +235,16 @@ arccos = Op(
     """,
 )
 
+
+def _arctan_rule(g: Any, out: Any, x: Any) -> Any:
+    """g / (1 + x^2), by the root of the denominator: the square would overflow early."""
+    r = hypot(x, 1.0)
+    return g / r / r
+
+
 arctan = Op(
     "arctan",
-    lambda g, out, x: g / (1 + x * x),
+    _arctan_rule,
     saves="x",
     samplewise=True,
     doc="""Compute the inverse tangent elementwise, in (-pi/2, pi/2).
@@ -350,7 +357,7 @@ arcsinh = Op(
 
 arccosh = Op(
     "arccosh",
-    lambda g, out, x: g / sqrt((x - 1) * (x + 1)),
+    lambda g, out, x: g / (sqrt(x - 1) * sqrt(x + 1)),  # the product of x - 1 and x + 1 would overflow early
     saves="x",
     samplewise=True,
     doc="""Compute the inverse hyperbolic cosine elementwise; NaN below 1. The derivative at 1 is inf.

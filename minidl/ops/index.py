@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from ..engine.backend import as_array, checked_dtype, device_of, is_array, scatter_add, to_device
+from ..engine.backend import as_array, device_of, is_array, scatter_add, to_device
 from ..engine.node import mode
 from ..engine.op import Op
 from ..engine.tensor import TENSORS
-from .elementwise import astype
+from .elementwise import add, astype, copy
 from .shape import along, beside, device, numpy_signature, on_array, operand, ravel, reshape
 
 
@@ -96,7 +96,7 @@ def scatter(values: Any, index: Any, shape: tuple[int, ...]) -> Any:
     return _scatter(values, *arrays, index=parts, shape=tuple(shape))
 
 
-def _parse(index: Any, x: Any) -> tuple[tuple, list]:
+def _parse(index: Any, x: Any, who: str = "getitem") -> tuple[tuple, list]:
     """Part an index into settings, with a place held for each array, and the arrays, brought beside x."""
     parts: list[Any] = []
     arrays: list[Any] = []
@@ -104,22 +104,22 @@ def _parse(index: Any, x: Any) -> tuple[tuple, list]:
         if i is None or i is Ellipsis or isinstance(i, (int, slice, np.integer)):
             parts.append(i)
             continue
-        array = i if type(i) in TENSORS or is_array(i) else _host_index(i, x)
+        array = i if type(i) in TENSORS or is_array(i) else _host_index(i, x, who)
         if array.dtype.kind not in "biu":
-            raise IndexError(f"getitem: indices must be integers, slices, masks or integer arrays, got {array.dtype}")
+            raise IndexError(f"{who}: indices must be integers, slices, masks or integer arrays, got {array.dtype}")
         parts.append(_ARRAY)
         arrays.append(array)
     return tuple(parts), arrays
 
 
-def _host_index(index: Any, x: Any) -> Any:
+def _host_index(index: Any, x: Any, who: str) -> Any:
     """Make a list of indices an array beside x."""
     if not isinstance(index, (list, tuple, range)):
         raise IndexError(
-            f"getitem: indices must be integers, slices, masks or integer arrays, got {type(index).__name__}"
+            f"{who}: indices must be integers, slices, masks or integer arrays, got {type(index).__name__}"
         )
     array = np.asarray(index, dtype=None if len(index) else np.int64)
-    return as_array(array, device=x.device if type(x) in TENSORS else device_of(x), who="getitem")
+    return as_array(array, device=x.device if type(x) in TENSORS else device_of(x), who=who)
 
 
 # ---- along an axis -----------------------------------------------------------------------------------------------
@@ -192,19 +192,19 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     if axis is None:
         x, axis = ravel(x), 0
     axis = normalize_axis_index(axis, x.ndim, "take")
-    if not hasattr(indices, "dtype"):
-        host = np.asarray(indices, dtype=None if np.size(indices) else np.int64)
-        indices = to_device(host, device(x))
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"take: indices must be integers, got {indices.dtype}")
-    return getitem(x, along(axis, indices))
+    host = indices if hasattr(indices, "dtype") else np.asarray(indices, None if np.size(indices) else np.int64)
+    if host.dtype.kind not in "iu":
+        raise TypeError(f"take: indices must be integers, got {host.dtype}")
+    if isinstance(indices, (int, np.integer)):
+        return copy(getitem(x, along(axis, indices)))
+    return getitem(x, along(axis, indices if host is indices else to_device(host, device(x))))
 
 
 def _values(values: Any, x: Any, who: str) -> Any:
     """Return values beside x: numbers and lists as an array, and what is no float as x's dtype if that is one."""
     if not hasattr(values, "dtype") or isinstance(values, np.generic):
-        host = np.asarray(values)
-        dtype = x.dtype if x.dtype.kind == "f" else checked_dtype(host.dtype, who)
+        host = operand(values, who)
+        dtype = x.dtype if x.dtype.kind == "f" else host.dtype
         if host.ndim:
             return to_device(host.astype(dtype), device(x))
         return beside(x, lambda xp: xp.full((), host.item(), dtype))
@@ -245,7 +245,7 @@ def index_set(x: Any, index: Any, values: Any) -> Any:
     >>> index_set(zeros(3), slice(1, 3), 7.0)
     tensor([0., 7., 7.])
     """
-    parts, arrays = _parse(index, x)
+    parts, arrays = _parse(index, x, "index_set")
     return _index_set(x, _values(values, x, "index_set"), *arrays, index=parts)
 
 
@@ -256,7 +256,7 @@ def index_add(x: Any, index: Any, values: Any) -> Any:
     >>> index_add(zeros(3), [0, 0, 2], tensor([1.0, 2.0, 4.0]))
     tensor([3., 0., 4.])
     """
-    return x + scatter(_values(values, x, "index_add"), index, x.shape)
+    return add(x, scatter(_values(values, x, "index_add"), index, x.shape))
 
 
 @on_array

@@ -7,7 +7,6 @@ differentiation). A' is the transpose, G the arriving gradient.
 
 from __future__ import annotations
 
-import operator
 from collections import namedtuple
 from typing import Any
 
@@ -99,7 +98,9 @@ def matrix_power(a: Any, n: int) -> Any:
     (a,) = operands("matrix_power", a)
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
         raise LinAlgError(f"matrix_power: needs square matrices (..., n, n), got shape {a.shape}")
-    if operator.index(n) < 0:
+    if not isinstance(n, (int, np.integer)):
+        raise TypeError(f"matrix_power: n must be an integer, got {n!r}")
+    if n < 0:
         a, n = inv(a), -n
     out = None if n else identity(a)
     while n:
@@ -165,7 +166,7 @@ def det(xp: Any, a: Any) -> Any:
     return xp.linalg.det(a)
 
 
-@matrix_op(lambda g, out, a: g[1][..., None, None] * swap(inv(a)), saves="a")
+@matrix_op(joint=lambda g, out, a: (g[1][..., None, None] * swap(inv(a)),), saves="a")
 def _slogdet(xp: Any, a: Any) -> tuple:
     return tuple(xp.linalg.slogdet(a))
 
@@ -178,4 +179,4 @@ def slogdet(a: Any) -> SlogdetResult:
     >>> slogdet(tensor([[0.0, 1e30], [1e30, 0.0]])).logabsdet.numpy().round(2)
     np.float32(138.16)
     """
-    return SlogdetResult(*_slogdet.apply((a,), {}))
+    return SlogdetResult(*_slogdet(a))

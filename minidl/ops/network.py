@@ -6,6 +6,7 @@ rules are written with elementary operations, so that every further derivative i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from ..engine.backend import array_module
 from ..engine.node import mode
 from ..engine.op import Op
-from .elementwise import exp
-from .linalg import check_dtypes, matmul
+from .elementwise import exp, where
+from .linalg import check_dtypes, matmul, operands
 from .reduce import floating, kept, shift
 
 # ---- affine and activations --------------------------------------------------------------------------------------
@@ -27,7 +28,11 @@ def _linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
         raise ValueError(
             f"linear: x {x.shape} must end in the {weight.shape[-1:]} input features of weight {weight.shape}"
         )
-    out = xp.dot(x, weight.T)
+    if x.ndim < 3:
+        out = xp.dot(x, weight.T)
+    else:  # as one matrix: NumPy's dot of more axes does not use BLAS (measured: 53 against 5.6 ms)
+        out = xp.dot(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight.T)
+        out = out.reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None:
         if bias.shape != weight.shape[:1]:
             raise ValueError(
@@ -172,8 +177,8 @@ log_softmax = Op(
 # ---- cross-entropy -----------------------------------------------------------------------------------------------
 
 
-def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
-    """Check classes against logits. On a GPU the values are not read, which would wait for it: see `_losses`."""
+def _check_shapes(x: Any, target: Any, axis: int) -> None:
+    """Check targets that are classes against logits."""
     if not x.ndim:
         raise ValueError("cross_entropy: logits must be (n, c, ...) or (c,), got shape ()")
     if x.dtype.kind != "f":
@@ -187,13 +192,18 @@ def _check_targets(xp: Any, x: Any, target: Any, axis: int) -> None:
         raise ValueError(
             f"cross_entropy: logits {x.shape} with classes on axis {axis} need targets {expected}, got {target.shape}"
         )
-    if xp is np or mode.watch is not None:
-        classes = x.shape[axis]
+
+
+def check_classes(who: str, xp: Any, target: Any, classes: int, ignored: int | None = None) -> None:
+    """Raise IndexError for a class out of range; on a GPU in anomaly mode alone, since looking waits for it."""
+    if (xp is np or mode.watch is not None) and target.size:
         unsigned = target.view(f"u{target.dtype.itemsize}")  # a negative class becomes a huge one: one pass, not two
-        if target.size and int(unsigned.max()) >= classes:
+        if int(unsigned.max()) >= classes:
             flat = (target if xp is np else target.get()).ravel()
-            where = int(((flat < 0) | (flat >= classes)).argmax())
-            raise IndexError(f"cross_entropy: targets must lie in [0, {classes}), got {flat[where]} at index {where}")
+            wrong = (flat < 0) | (flat >= classes)
+            at = int((wrong if ignored is None else wrong & (flat != ignored)).argmax())
+            if flat[at] != ignored:
+                raise IndexError(f"{who}: targets must lie in [0, {classes}), got {flat[at]} at index {at}")
 
 
 def _rows(xp: Any, x: Any, axis: int) -> Any:
@@ -202,7 +212,8 @@ def _rows(xp: Any, x: Any, axis: int) -> Any:
 
 
 def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
-    _check_targets(xp, x, target, axis)
+    _check_shapes(x, target, axis)
+    check_classes("cross_entropy", xp, target, x.shape[axis])
     rows, flat = _rows(xp, x, axis), target.reshape(-1)
     z = rows - shift(xp, rows, 1)
     picked = z[xp.arange(len(flat)), flat]
@@ -270,19 +281,107 @@ _cross_entropy = Op(
 )
 
 
-def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Any:
+# ---- the general form: weights, ignored samples, smoothed and probable targets -----------------------------------
+
+
+def _indicator(xp: Any, target: Any, *, classes: int, axis: int, dtype: str, ignored: int | None, who: str) -> Any:
+    check_classes(who, xp, target, classes, ignored)
+    target = xp.expand_dims(target, axis)
+    out = (target == xp.arange(classes).reshape((-1,) + (1,) * (target.ndim - axis - 1))).astype(dtype)
+    if ignored is not None:
+        out *= target != ignored
+    if xp is not np and np.dtype(dtype).kind == "f":  # a class out of range shows as NaN
+        wrong = (target < 0) | (target >= classes)
+        out = xp.where(wrong if ignored is None else wrong & (target != ignored), xp.nan, out).astype(dtype)
+    return out
+
+
+# 1 where a class is the target, else 0; 0 for all classes where the target is ignored.
+indicator = Op(_indicator, name="one_hot", samplewise=lambda shapes, *, axis, **_: axis != 0)
+
+
+def reduced(who: str, losses: Any, reduction: str, weights: Any = None) -> Any:
+    """Return the losses, their sum, or their mean: weighted, if there are weights, and 0 if all of these are 0."""
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    if reduction == "sum":
+        return total
+    if not losses.size:
+        raise ValueError(f"{who}: the mean of an empty batch is undefined; use reduction='sum'")
+    if weights is None:
+        return total / losses.size
+    count = weights.sum()
+    return total / where(count == 0, 1.0, count)
+
+
+def check_reduction(who: str, reduction: str, *more: str) -> None:
+    """Raise ValueError unless a reduction is "mean", "sum", "none" or one of `more`."""
+    if reduction not in ("mean", "sum", "none", *more):
+        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def expected_loss(
+    who: str, log_p: Any, target: Any, reduction: str, weight: Any, ignored: int | None, smoothing: float, axis: int
+) -> Any:
+    """Return -sum_c w_c q_c log p_c for q the target's indicator, or the target itself, mixed with the uniform one."""
+    classes, probable = log_p.shape[axis], target.dtype.kind == "f"
+    if probable:
+        check_dtypes(who, ("logits", log_p), ("target", target))
+        q: Any = target
+    else:
+        settings = {"classes": classes, "axis": axis, "ignored": ignored, "who": who}
+        q = indicator(target, dtype=log_p.dtype.name, **settings)
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"{who}: weight must be ({classes},), one for each class, got {weight.shape}")
+    w: Any = 1.0 if weight is None else weight.reshape((-1,) + (1,) * (log_p.ndim - axis - 1))
+    counted = None if probable else q * w
+    if smoothing:
+        q = q * (1.0 - smoothing) + q.sum(axis=axis, keepdims=True) * (smoothing / classes)
+    impossible = (q == 0) & (log_p == -math.inf)  # 0 log 0 = 0
+    return reduced(who, -(q * w * where(impossible, 0.0, log_p)).sum(axis=axis), reduction, counted)
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    reduction: str = "mean",
+    weight: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+) -> Any:
     """Compute the cross-entropy of classes under softmax(logits): -log softmax(x)_target, in nats.
 
     Shapes: logits (n, c, ...) or (c,), target (n, ...) or () of integers in [0, c) -> a number for "mean" and "sum",
     target's shape for "none". A target out of range is an IndexError on the CPU and a NaN loss on a GPU, where looking
-    would wait for the device (`detect_anomaly()` looks).
+    would wait for the device (`detect_anomaly()` looks). A floating target of the logits' shape is probabilities q of
+    the classes: -sum_c q_c log softmax(x)_c.
+
+    weight (c,) multiplies each class's loss, and the mean is then weighted (not that of probabilities, as in PyTorch).
+    Samples whose target is ignore_index count for nothing; if that is all of them, their mean is 0. (PyTorch ignores
+    -100 unasked, and its mean of nothing is NaN.) label_smoothing s in [0, 1] takes (1 - s) q + s / c for q
+    (Szegedy et al. 2016, arXiv:1512.00567, Sec. 7).
 
     >>> cross_entropy(tensor([[0.0, 0.0], [1e4, 0.0]]), tensor([1, 1]), reduction="none")
     tensor([6.931472e-01, 1.000000e+04])
+    >>> x, target = tensor([[0.0, 0.0], [1e4, 0.0]]), tensor([1, -1])
+    >>> round(cross_entropy(x, target, ignore_index=-1, label_smoothing=0.5).item(), 4)
+    0.6931
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"cross_entropy: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return _cross_entropy(logits, target, axis=0 if getattr(logits, "ndim", 2) == 1 else 1, reduction=reduction)
+    check_reduction("cross_entropy", reduction)
+    axis = 0 if getattr(logits, "ndim", 2) == 1 else 1
+    kind = target.dtype.kind if hasattr(target, "dtype") else "i"
+    if weight is None and ignore_index is None and not label_smoothing and kind != "f":
+        return _cross_entropy(logits, target, axis=axis, reduction=reduction)
+    (logits,), (target,) = operands("cross_entropy", logits), operands("cross_entropy", target)
+    if kind != "f" or logits.shape != target.shape:
+        _check_shapes(logits, target, axis)
+    elif ignore_index is not None:
+        raise ValueError("cross_entropy: ignore_index needs targets that are classes, got probabilities")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    log_p = log_softmax(logits, axis=axis)
+    return expected_loss("cross_entropy", log_p, target, reduction, weight, ignore_index, label_smoothing, axis)
 
 
 # fmt: off

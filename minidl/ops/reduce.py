@@ -11,13 +11,15 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from ..engine.op import Op
 from .elementwise import exp, subtract, where
-from .shape import broadcast_to, numpy_signature
+from .shape import broadcast_to, integers, numpy_signature
 
 Axis = int | tuple[int, ...] | None
 
 
 def _axes(axis: Axis, ndim: int, who: str | None = None) -> tuple[int, ...]:
-    return tuple(range(ndim)) if axis is None else normalize_axis_tuple(axis, ndim, who)
+    if axis is None:
+        return tuple(range(ndim))
+    return normalize_axis_tuple(integers(axis, who) if who else axis, ndim, who)
 
 
 def count(shape: tuple[int, ...], axis: Axis) -> int:

@@ -7,7 +7,6 @@ no special case: the derivative of a product is exact to every order whatever va
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +19,14 @@ from .functions import logaddexp
 from .index import getitem, take_along_axis
 from .rearrange import flip, moveaxis
 from .reduce import Axis, _axes, floating, sum
-from .shape import along, concatenate, on_array, ravel, reshape, stack
+from .shape import along, concatenate, integers, on_array, ravel, reshape, stack
 
 
 def _one_axis(x: Any, axis: int | None, who: str) -> tuple[Any, int]:
     """Resolve axis as NumPy does: None flattens."""
     if axis is None:
         return ravel(x), 0
-    return x, normalize_axis_index(operator.index(axis), x.ndim, who)
+    return x, normalize_axis_index(integers(axis, who), x.ndim, who)
 
 
 def _front(x: Any, axis: Axis, who: str) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
@@ -163,7 +162,7 @@ def topk(x: Any, k: int, axis: int | None = -1, largest: bool = True) -> tuple[A
     """
     x, axis = _one_axis(x, axis, "topk")
     n = x.shape[axis]
-    if not 0 <= operator.index(k) <= n:
+    if not 0 <= integers(k, "topk") <= n:
         raise ValueError(f"topk: k must be in [0, {n}] along axis {axis}, got {k}")
     # Read backwards, for -x would wrap around for unsigned integers; and ties must keep their order.
     order = n - 1 - flip(_argsort(flip(x, axis), axis=axis), axis) if largest else _argsort(x, axis=axis)
@@ -189,12 +188,17 @@ def quantile(x: Any, q: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     >>> quantile(tensor([1.0, 2.0, 4.0]), 0.75)
     tensor(3.)
     """
-    y, keep, rest = _front(floating(x), axis, "quantile")
-    n, qs = y.shape[0], np.asarray(q, np.float64)
-    if not n or not qs.size or not np.all((qs >= 0) & (qs <= 1)):
-        raise ValueError(
-            f"quantile: needs q in [0, 1] and at least one element, got q={q} and shape {x.shape} over axis {axis}"
-        )
+    qs = np.asarray(q, np.float64)
+    if not qs.size or not np.all((qs >= 0) & (qs <= 1)):
+        raise ValueError(f"quantile: q must be in [0, 1], got q={q}")
+    return _quantile(x, qs, axis, keepdims, "quantile")
+
+
+def _quantile(x: Any, qs: np.ndarray, axis: Axis, keepdims: bool, who: str) -> Any:
+    y, keep, rest = _front(floating(x), axis, who)
+    n = y.shape[0]
+    if not n:
+        raise ValueError(f"{who}: needs at least one element, got shape {x.shape} over axis {axis}")
     y = sort(y, 0)
     last = getitem(y, -1)  # a NaN, if there is one
     shape = keep if keepdims else rest
@@ -209,7 +213,7 @@ def median(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     >>> median(tensor([1.0, 9.0, 2.0, 4.0]))
     tensor(3.)
     """
-    return quantile(x, 0.5, axis, keepdims)
+    return _quantile(x, np.array(0.5), axis, keepdims, "median")
 
 
 @on_array

@@ -96,9 +96,8 @@ def numpy_signature(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def operand(x: Any, who: str) -> Any:
     """Return a list or a number as an array, an array or tensor as it is."""
-    if not hasattr(x, "dtype") or isinstance(x, np.generic):
-        x = np.asarray(x)
-        checked_dtype(x.dtype, who)
+    x = np.asarray(x) if not hasattr(x, "dtype") or isinstance(x, np.generic) else x
+    checked_dtype(x.dtype, who)
     return x
 
 
@@ -125,11 +124,11 @@ def beside(x: Any, make: Callable[[Any], Any]) -> Any:
 
 
 def integers(value: Any, who: str) -> Any:
-    """Return a setting as an int or a tuple of them; TypeError for anything else."""
+    """Return a setting, one integer or several, as an int or a tuple; TypeError for anything else."""
     try:
         return tuple(map(operator.index, value)) if np.ndim(value) else operator.index(value)
     except TypeError:
-        raise TypeError(f"{who}: needs an integer or a sequence of them, got {value!r}") from None
+        raise TypeError(f"{who}: needs integers, got {value!r}") from None
 
 
 def along(axis: int, index: Any) -> tuple:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..engine.op import Op
 from .elementwise import exp
+from .rounding import clip
 
 # |x| <= 0.46875: erf x = x P(x^2) / Q(x^2), coefficients from the highest power down.
 _NEAR_P = (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2,
@@ -79,9 +80,15 @@ def _computed(f: Callable[[Any, Any], Any], xp: Any, x: Any) -> Any:
     return out.astype(x.dtype) if x.dtype.kind == "f" else out
 
 
+def _bell(x: Any) -> Any:
+    """e^-x^2, 0 from |x| = 27 on, where the square might overflow."""
+    near = clip(x, -_LARGEST, _LARGEST)
+    return exp(-near * near)
+
+
 erf = Op(
     lambda xp, x: _computed(_erf, xp, x),
-    lambda g, out, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x),
+    lambda g, out, x: g * (2 / math.sqrt(math.pi)) * _bell(x),
     saves="x",
     samplewise=True,
     doc="""Compute the error function elementwise: 2/sqrt(pi) times the integral of e^-t^2 from 0 to x.
@@ -95,7 +102,7 @@ erf = Op(
 
 erfc = Op(
     lambda xp, x: _computed(_erfc, xp, x),
-    lambda g, out, x: g * (-2 / math.sqrt(math.pi)) * exp(-x * x),
+    lambda g, out, x: g * (-2 / math.sqrt(math.pi)) * _bell(x),
     saves="x",
     samplewise=True,
     doc="""Compute 1 - erf(x) elementwise with full relative accuracy, where the difference would have none left.
