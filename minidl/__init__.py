@@ -10,7 +10,7 @@ tensor([2., 4., 6.])
 
 from numpy import bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 
-from . import creation, data, func, io, nn, ops, optim, random
+from . import creation, data, func, io, linalg, nn, ops, optim, random
 from ._threads import threads
 from .creation import *
 from .engine import autograd
@@ -29,7 +29,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "check_grad", "data", "detect_anomaly",
     "device", "enable_grad", "float16", "float32", "float64", "func", "get_default_dtype", "int8",
-    "int16", "int32", "int64", "io", "is_grad_enabled", "live_tensors", "load", "nn", "no_grad", "ops", "optim",
+    "int16", "int32", "int64", "io", "is_grad_enabled", "linalg",
+    "live_tensors", "load", "nn", "no_grad", "ops", "optim",
     "random", "save", "set_default_dtype", "set_grad_enabled", "threads", "transfers", "uint8",
     *creation.__all__, *ops.__all__,
 ]

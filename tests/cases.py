@@ -8,6 +8,9 @@ in `minidl.ops.__all__` that has none. To test a new operation, add its entry to
 
 from __future__ import annotations
 
+import cases_activations
+import cases_conv
+import cases_edges
 import cases_elementwise
 import cases_functions
 import cases_linalg
@@ -16,7 +19,8 @@ import cases_rearrange
 import cases_reduce
 import cases_shapes
 
-FAMILIES = [cases_elementwise, cases_functions, cases_reduce, cases_shapes, cases_rearrange, cases_network]
+FAMILIES = [cases_elementwise, cases_functions, cases_reduce, cases_shapes, cases_rearrange, cases_network, cases_edges,
+            cases_activations, cases_conv]  # fmt: skip
 ENTRIES = [entry for family in FAMILIES for entry in family.ENTRIES]
 CASES = [case for entry in ENTRIES for case in entry.cases()]
 # minidl.linalg and the products it shares with the array functions: `test_linalg` runs the battery over them.

@@ -196,6 +196,11 @@ def take_along_axis(a, indices, axis):
     return run(np.take_along_axis, (a, index, axis), {})
 
 
+def as_strided(x, shape=None, strides=None):
+    """Return a view of contiguous memory with a shape and strides of its own (cupy.lib.stride_tricks.as_strided)."""
+    return new(np.ndarray(shape, x.dtype, x._a, 0, strides), x._device, x if x.base is None else x.base)
+
+
 class Generator:
     """The part of numpy.random.Generator that CuPy has, with another stream of numbers."""
 
@@ -231,6 +236,8 @@ def _define_module():
     for name in HOST:
         setattr(cupy, name, _host(getattr(np, name)))
 
+    cupy.lib, cupy.lib.stride_tricks = Module("cupy.lib"), Module("cupy.lib.stride_tricks")
+    cupy.lib.stride_tricks.as_strided = as_strided
     cupy.linalg, cupy.random, cupy.cuda = Module("cupy.linalg"), Module("cupy.random"), Module("cupy.cuda")
     for name, signature in signatures(LINALG).items():
         setattr(cupy.linalg, name, _function(name, signature, _blind(getattr(np.linalg, name))))

@@ -130,6 +130,20 @@ def test_A24_a_users_file_beside_the_package_is_a_users_file(tmp_path):
     assert trace.startswith(f"{beside}:2, in f")
 
 
+def test_the_engines_own_errors_are_the_same_in_it():
+    x = leaf([1.0])
+    y = x * x
+    y.backward()
+    for context in (md.enable_grad(), md.detect_anomaly()):
+        with context:
+            with pytest.raises(RuntimeError, match="second time"):
+                y.backward()
+            with pytest.raises(RuntimeError, match="allow_unused"):
+                md.autograd.grad(x * 2, leaf([1.0]))
+            with pytest.raises(RuntimeError, match="scalar"):
+                md.stack([x, x]).backward()
+
+
 def test_an_error_of_a_users_rule_keeps_its_type_and_text():
     def rule(g, out, x):
         raise LookupError("my own words")

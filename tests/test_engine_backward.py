@@ -196,6 +196,32 @@ def test_backward_of_chosen_inputs_leaves_the_others():
         backward(y * 2, inputs=y)
 
 
+def test_nothing_is_deposited_when_a_leaf_has_moved_away(fake_cuda):
+    x, y, z = leaf([1.0]), leaf([2.0]), leaf([3.0])
+    loss = x * y * z
+    y.data = md.ones(1, dtype="float64", device="cuda")
+    with pytest.raises(RuntimeError, match=r"leaf.*cuda:0.*cpu"):
+        loss.backward()
+    assert (x.grad, y.grad, z.grad) == (None, None, None)
+
+
+def test_later_arrivals_add_into_an_array_that_is_the_engines_own():
+    """The first arrival is kept by reference: adding into it would change what others see."""
+    seen = []
+    x = leaf([1.0, 2.0])
+    a = x * 1.0
+    outs = [a + 0.0 for _ in range(4)]
+    for y in outs:
+        y.retain_grad()
+        y.register_hook(lambda g: seen.append(g))
+    seeds = [np.full(2, 10.0**k) for k in range(4)]
+    backward(outs, seeds)
+    assert x.grad.tolist() == [1111.0, 1111.0]
+    assert [y.grad.tolist()[0] for y in outs] == [1.0, 10.0, 100.0, 1000.0]
+    assert sorted(g.tolist()[0] for g in seen) == [1.0, 10.0, 100.0, 1000.0]
+    assert [s.tolist()[0] for s in seeds] == [1.0, 10.0, 100.0, 1000.0]
+
+
 def test_nothing_is_deposited_when_a_rule_raises():
     boom = md.Op(lambda xp, x: x.copy(), lambda g, out, x: 1 / 0, name="boom")
     x, y = leaf([1.0]), leaf([1.0])

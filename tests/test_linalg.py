@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import operator
 
 import numpy as np
@@ -12,6 +14,7 @@ import battery
 import cases_linalg
 import minidl as md
 import minidl.linalg as la
+from minidl.engine.tensor import NUMPY_FUNCTIONS
 from minidl.ops import products
 
 ENTRIES = [*cases_linalg.ENTRIES, *cases_linalg.LINALG]
@@ -76,7 +79,7 @@ def test_the_battery(check, entry, rng):
             raise AssertionError(f"{case}: {error}") from error
 
 
-@each_entry
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.finite], ids=lambda entry: entry.name)
 def test_value_and_derivatives_are_finite_at_the_ends(entry):
     for sample in entry.finite:
         case = type(entry.cases()[0])(entry, sample)
@@ -116,14 +119,11 @@ def test_value_and_derivatives_are_pytorchs(case, rng):
             battery.assert_equal(a.detach().numpy(), b.numpy(force=True), 1e-9, 1e-10)
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in ENTRIES if e.name in la.__all__ or hasattr(md, e.name)], ids=lambda e: e.name
-)
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e.numpy in NUMPY_FUNCTIONS], ids=lambda e: e.name)
 def test_numpys_function_of_a_tensor_is_ours(entry, rng):
     for case in entry.cases():
         xs = battery.tensors(case.arrays(rng))
-        theirs = getattr(np, entry.name) if hasattr(md, entry.name) else getattr(np.linalg, entry.name)
-        pairs = zip(*(battery.outputs_of(case.call(f, *xs)) for f in (theirs, op_of(entry))), strict=True)
+        pairs = zip(*(battery.outputs_of(case.call(f, *xs)) for f in (entry.numpy, op_of(entry))), strict=True)
         for dispatched, expected in pairs:
             assert type(dispatched) is md.Tensor
             battery.assert_equal(dispatched.detach().numpy(), expected.detach().numpy(), 0, 0, str(case))
@@ -246,12 +246,30 @@ def test_einsum_of_random_subscripts_is_numpys(seed):
 # ---- determinants, at singular matrices ----
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-@pytest.mark.parametrize("missing", [1, 2, 3, 4])
-def test_the_determinant_of_a_singular_matrix_has_its_derivatives(n, missing, rng):
-    rank = max(n - missing, 0)
+def leibniz(x):
+    """The determinant as the sum over all permutations: a polynomial, without a division."""
+    total = 0
+    for order in itertools.permutations(range(len(x))):
+        sign = (-1) ** sum(order[j] > order[i] for i in range(len(x)) for j in range(i))
+        total = total + sign * functools.reduce(operator.mul, [x[i, j] for i, j in enumerate(order)])
+    return total
+
+
+@pytest.mark.parametrize(("n", "rank"), [(n, rank) for n in range(1, 6) for rank in range(n + 1)])
+def test_the_determinant_has_its_derivatives_at_singular_matrices_too(n, rank, rng):
     a = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, n))
-    md.check_grad(la.det, a, order=4 if n - rank < 3 else 2)
+    directions = rng.standard_normal((4, n, n))
+    results = []
+    for f in (la.det, leibniz):
+        x = leaf(a)
+        y, found = f(x), []
+        for v in directions[:n]:
+            g = gradient(y, x, create_graph=True)
+            found.append(g.detach().numpy())
+            y = (g * v).sum()
+        results.append(found)
+    for ours, exact in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, exact, atol=1e-11 * max(1, np.abs(exact).max()))
 
 
 def test_the_gradient_of_a_determinant_is_the_matrix_of_cofactors():
@@ -356,10 +374,9 @@ def test_the_vectors_that_full_matrices_adds_have_no_derivative():
 
 
 def test_qr_of_dependent_columns_is_a_named_error_in_the_backward():
-    x = leaf(np.ones((3, 2)))
-    with pytest.raises((la.LinAlgError, FloatingPointError), match="solve"):
-        la.qr(leaf(np.zeros((3, 2)))).Q.sum().backward()
-    assert la.qr(x).R.shape == (2, 2)
+    q = la.qr(leaf(np.zeros((3, 2)))).Q
+    with pytest.raises(la.LinAlgError, match="solve: Singular"):
+        q.sum().backward()
 
 
 # ---- least squares ----

@@ -24,7 +24,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path i
 
 BASE = {"engine", "random", "compiler", "ops"}
 TOOLS = {"func", "krylov"}
-LIBRARY = BASE | TOOLS | {"creation", "nn", "second_order", "optim", "data", "io", "_threads"}
+LIBRARY = BASE | TOOLS | {"creation", "linalg", "nn", "second_order", "optim", "data", "io", "_threads"}
 ALLOWED = {  # part -> the parts it may import, besides itself
     "engine": set(),
     "random": {"engine"},
@@ -33,6 +33,7 @@ ALLOWED = {  # part -> the parts it may import, besides itself
     "ops": {"engine", "random", "compiler"},
     "creation": BASE,
     "func": BASE,
+    "linalg": BASE,
     "krylov": BASE,
     "nn": BASE | TOOLS,
     "second_order": BASE | TOOLS,

@@ -311,9 +311,9 @@ def test_the_text_shows_groups_options_and_sizes():
     assert repr(optimizer).splitlines() == [
         "Adam(",
         "  group 0: 2 parameters, 9 elements; maximize=False, lr=0.001, betas=(0.9, 0.999), eps=1e-08, "
-        "weight_decay=0.0, amsgrad=True",
+        "weight_decay=0.0, amsgrad=True, debias='torch'",
         "  group 1: 1 parameters, 4 elements; maximize=False, lr=0.5, betas=(0.9, 0.999), eps=1e-08, "
-        "weight_decay=0.0, amsgrad=True",
+        "weight_decay=0.0, amsgrad=True, debias='torch'",
         ")",
     ]
 

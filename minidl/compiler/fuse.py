@@ -200,7 +200,7 @@ class Program:
             head = self.source[: self.source.index("    # arrays: block by block")]
             call = f"        loop({', '.join([*self.arrays, *self.loop_numbers])})"
             text = f"{head}    for {', '.join(self.columns)} in blocks():\n{call}\n"
-            names = {"loop": compiled(self.loop or ""), "np": np, "inf": np.inf, "nan": np.nan}
+            names: dict[str, Any] = {"loop": compiled(self.loop or ""), "np": np, "inf": np.inf, "nan": np.nan}
             exec(compile(text, f"<looped {self.name}>", "exec"), names)
             self._functions["loop"] = names[self.name]
         if looped:

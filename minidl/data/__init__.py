@@ -1,8 +1,9 @@
 """Data: data sets, batches of them, parts of them, and what is done to a batch."""
 
+from .._cache import cache_folder
 from . import transforms
 from .dataset import Subset, TensorDataset
-from .datasets import available, cache_folder, digits, fashion_mnist, mnist
+from .datasets import available, digits, fashion_mnist, mnist
 from .idx import read_idx, read_labelled
 from .loader import DataLoader
 from .splits import KFold, random_split

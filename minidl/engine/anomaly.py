@@ -56,7 +56,8 @@ class detect_anomaly:
         """Add to an error that a rule raised where its operation was called."""
         if hasattr(node, "trace"):
             note = f"backward of {node.op.name}; forward at {node.trace[0]}"
-            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]  (add_note is 3.11)
+            notes = [*getattr(error, "__notes__", []), note]  # what add_note, new in Python 3.11, does
+            error.__notes__ = notes  # type: ignore[attr-defined]
 
     def after(self, node: Node, parent: Node, gradient: Any) -> None:
         """Check the gradient that a rule returned."""

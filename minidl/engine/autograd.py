@@ -245,9 +245,9 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
 def _walk(
     nodes: list[Node], seeds: list, targets: set[Node] | None, retain: bool | None, create: bool, keep: bool
 ) -> dict[Node, Any]:
+    walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create, keep)
     before, mode.record = mode.record, (2 if mode.watch else 1) if create else 0
     try:
-        walk = _Walk(nodes, seeds, targets, create if retain is None else retain, create, keep)
         if len(MODULES) == 1:  # NumPy alone: there is no GPU to be on
             return walk.run(None)
         with ExitStack() as places:
@@ -284,20 +284,19 @@ def backward(
     targets = None if inputs is None else _wanted(_tuple(inputs), "backward")
     if targets is not None and not all(type(n) is Leaf for n in targets):
         raise RuntimeError("backward: inputs must be leaves; use autograd.grad for the gradient of a result")
-    for node, g in _walk(nodes, seeds, targets, retain_graph, create_graph, True).items():
-        t = node.tensor() if type(node) is Leaf else None
-        if t is None:
-            continue
-        new = g if type(g) is Tensor else wrap(g)
-        if type(new.array) is not type(t.array):
+    found = _walk(nodes, seeds, targets, retain_graph, create_graph, True)
+    pairs = [(node.tensor(), g if create_graph else wrap(g)) for node, g in found.items() if type(node) is Leaf]
+    for t, g in pairs:
+        if t is not None and type(g.array) is not type(t.array):
             raise RuntimeError(
-                f"backward: a leaf was moved to {t.device} after the forward, its gradient is on {new.device}"
+                f"backward: a leaf was moved to {t.device} after the forward, its gradient is on {g.device}"
             )
-        if t._grad is None:
-            t._grad = new
-        else:
+    for t, g in pairs:
+        if t is not None and t._grad is None:
+            t._grad = g
+        elif t is not None:
             with set_grad_enabled(create_graph):
-                t._grad = t._grad + new
+                t._grad = t._grad + g
 
 
 def grad(

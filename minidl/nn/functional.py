@@ -1,61 +1,76 @@
-"""Layers and losses as functions, without state: those of `minidl.ops.network`, and losses made of operations."""
+"""Layers and losses as functions, without state, under PyTorch's names; axes are called `axis`, as in NumPy.
+
+They are the operations of `minidl.ops`, gathered here; their documentation is there.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..ops.activations import (
+    celu,
+    elu,
+    gelu,
+    glu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_sigmoid,
+    mish,
+    prelu,
+    relu6,
+    selu,
+    silu,
+    softmin,
+    softplus,
+    softsign,
+    threshold,
+)
+from ..ops.attention import scaled_dot_product_attention
 from ..ops.batch import batch_norm, batch_norm_train, dropout
+from ..ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.elementwise import sigmoid, tanh
+from ..ops.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multi_margin_loss,
+    nll_loss,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    triplet_margin_loss,
+)
 from ..ops.network import cross_entropy, linear, log_softmax, relu, softmax
-from ..ops.reduce import mean, sum
-
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def check_reduction(who: str, reduction: str) -> str:
-    """Return the reduction; ValueError naming it if it is not one.
-
-    >>> check_reduction("MSELoss", "sum")
-    'sum'
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return reduction
-
-
-def check_alike(who: str, input: Any, target: Any) -> None:
-    """Raise unless two arrays have one shape (ValueError) and one dtype (TypeError): a loss never broadcasts.
-
-    >>> check_alike("mse_loss", ones(2, 1), ones(2, 1))
-    """
-    for name, x in (("input", input), ("target", target)):
-        if not hasattr(x, "dtype"):
-            raise TypeError(f"{who}: {name} must be a Tensor or an array, got {type(x).__name__}")
-    if input.shape != target.shape:
-        raise ValueError(
-            f"{who}: input {input.shape} and target {target.shape} must have one shape; reshape one of them"
-        )
-    if input.dtype != target.dtype:
-        mine = str(input.dtype)
-        raise TypeError(f"{who}: input is {mine} and target {target.dtype}; use target.astype({mine!r})")
-
-
-def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """Compute the squared error (input - target)^2: its mean over all elements, its sum, or each.
-
-    ValueError unless the shapes are equal, and for the mean of nothing; TypeError unless the dtypes are.
-
-    >>> mse_loss(tensor([1.0, 2.0]), tensor([1.0, 5.0]))
-    tensor(4.5)
-    """
-    check_reduction("mse_loss", reduction)
-    check_alike("mse_loss", input, target)
-    difference = input - target
-    losses = difference * difference
-    return losses if reduction == "none" else mean(losses) if reduction == "mean" else sum(losses)
-
+from ..ops.normalization import group_norm, instance_norm, layer_norm, rms_norm
+from ..ops.pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    interpolate,
+    max_pool1d,
+    max_pool2d,
+    pixel_shuffle,
+)
+from ..ops.vectors import cosine_similarity, embedding, normalize, one_hot, pairwise_distance
 
 __all__ = [
-    "batch_norm", "batch_norm_train", "cross_entropy", "dropout", "linear", "log_softmax", "mse_loss", "relu",
-    "sigmoid", "softmax", "tanh",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "avg_pool1d",
+    "avg_pool2d", "batch_norm", "batch_norm_train", "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu",
+    "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "cosine_embedding_loss", "cosine_similarity",
+    "cross_entropy", "dropout", "elu", "embedding", "gaussian_nll_loss", "gelu", "glu", "group_norm", "hardsigmoid",
+    "hardswish", "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "margin_ranking_loss", "max_pool1d",
+    "max_pool2d", "mish", "mse_loss", "multi_margin_loss", "nll_loss", "normalize", "one_hot", "pairwise_distance",
+    "pixel_shuffle", "poisson_nll_loss", "prelu", "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu",
+    "sigmoid", "silu", "smooth_l1_loss", "softmax", "softmin", "softplus", "softsign", "tanh", "threshold",
+    "triplet_margin_loss",
 ]  # fmt: skip

@@ -12,10 +12,12 @@ from ..engine.node import stamp
 from ..engine.op import Op
 from ..engine.tensor import Tensor, wrap
 from ..ops.batch import batch_norm, batch_norm_train
+from . import functional as F
 from . import init
 from .frozen import is_frozen
 from .layers import dtypes_differ, new_parameter, size
 from .module import Module
+from .settings import Described, number
 from .state import write
 
 
@@ -144,3 +146,187 @@ class BatchNorm1d(_BatchNorm):
     """
 
     ndims = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalize each channel over the batch and the image, x (n, c, h, w): see `BatchNorm1d`.
+
+    >>> layer = nn.BatchNorm2d(2)
+    >>> y = layer(md.arange(16.0).reshape(2, 2, 2, 2))
+    >>> abs(y.mean(axis=(0, 2, 3))).max().item() < 1e-6, layer.num_batches_tracked.item()
+    (True, 1)
+    """
+
+    ndims = (4,)
+
+
+# ---- by the statistics of each sample ----------------------------------------------------------------------------
+
+
+class _Affine(Described):
+    """A layer with a weight of 1 and a bias of 0 at the start, or without."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def _make(self, shape: tuple[int, ...], weight: bool, bias: bool, device: str | None, dtype: Any) -> None:
+        self.weight = new_parameter(shape, device, dtype) if weight else None
+        self.bias = new_parameter(shape, device, dtype) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set weight to 1 and bias to 0."""
+        for p, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if p is not None:
+                init.constant_(p, value)
+
+
+def _shape(who: str, normalized_shape: Any) -> tuple[int, ...]:
+    given = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+    if not given:
+        raise ValueError(f"{who}: normalized_shape must name at least one axis, got {normalized_shape!r}")
+    return tuple(size(who, normalized_shape=n) for n in given)
+
+
+class LayerNorm(_Affine):
+    """Normalize each sample over its last axes: y = weight (x - mean) / sqrt(var + eps) + bias.
+
+    Shapes: x (..., *normalized_shape) -> the same; weight and bias normalized_shape, unless elementwise_affine or bias
+    is False. var has the divisor n (Ba et al. 2016, arXiv:1607.06450, eq. 4).
+
+    >>> nn.LayerNorm(2, eps=0.0)(tensor([[1.0, 3.0], [-5.0, 5.0]])).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: str | None = None,
+        dtype: Any = None,
+    ):
+        self.normalized_shape = _shape("LayerNorm", normalized_shape)
+        self.eps, self.elementwise_affine = number("LayerNorm", "eps", eps, low=0), bool(elementwise_affine)
+        self._make(self.normalized_shape, elementwise_affine, elementwise_affine and bias, device, dtype)
+
+    def forward(self, x: Any) -> Any:
+        """Normalize x."""
+        return self._call(F.layer_norm, x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(_Affine):
+    """Divide each sample by the root of its mean square over the last axes: y = weight x / sqrt(mean(x^2) + eps).
+
+    Shapes: x (..., *normalized_shape) -> the same; weight normalized_shape, unless elementwise_affine is False. By
+    default eps is the spacing of numbers at 1 (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4).
+
+    >>> nn.RMSNorm(2, eps=0.0)(tensor([[1.0, 7.0]]))
+    tensor([[0.2, 1.4]])
+    """
+
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: str | None = None,
+        dtype: Any = None,
+    ):
+        self.normalized_shape = _shape("RMSNorm", normalized_shape)
+        self.eps = None if eps is None else number("RMSNorm", "eps", eps, low=0)
+        self.elementwise_affine = bool(elementwise_affine)
+        self._make(self.normalized_shape, elementwise_affine, False, device, dtype)
+
+    def forward(self, x: Any) -> Any:
+        """Divide x by its size."""
+        return self._call(F.rms_norm, x, self.normalized_shape, self.weight, self.eps)
+
+
+class GroupNorm(_Affine):
+    """Normalize each group of channels of each sample by its own mean and variance.
+
+    Shapes: x (n, num_channels, ...) -> the same; weight and bias (num_channels,) unless affine is False. ValueError
+    unless num_groups divides num_channels (Wu & He 2018, arXiv:1803.08494, eq. 1 and 7).
+
+    >>> nn.GroupNorm(2, 4, eps=0.0)(tensor([[1.0, 3.0, 10.0, 30.0]]))
+    tensor([[-1.,  1., -1.,  1.]])
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: str | None = None,
+        dtype: Any = None,
+    ):
+        self.num_groups = size("GroupNorm", num_groups=num_groups)
+        self.num_channels = size("GroupNorm", num_channels=num_channels)
+        if num_channels % num_groups:
+            raise ValueError(f"GroupNorm: num_groups must divide num_channels, got {num_groups} and {num_channels}")
+        self.eps, self.affine = number("GroupNorm", "eps", eps, low=0), bool(affine)
+        self._make((self.num_channels,), affine, affine, device, dtype)
+
+    def forward(self, x: Any) -> Any:
+        """Normalize x."""
+        shape = getattr(x, "shape", (0, 0))
+        if len(shape) < 2 or shape[1] != self.num_channels:
+            rule = f"expected (n, c, ...) with {self.num_channels} channels"
+            raise ValueError(f"{self._title()}: {rule}, got shape {tuple(shape)}")
+        return self._call(F.group_norm, x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class _InstanceNorm(_Affine):
+    axes = 0
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        *,
+        affine: bool = False,
+        device: str | None = None,
+        dtype: Any = None,
+    ):
+        who = type(self).__name__
+        self.num_features = size(who, num_features=num_features)
+        self.eps, self.affine = number(who, "eps", eps, low=0), bool(affine)
+        self._make((self.num_features,), affine, affine, device, dtype)
+
+    def forward(self, x: Any) -> Any:
+        """Normalize x."""
+        shape = tuple(getattr(x, "shape", ()))
+        alone = len(shape) == self.axes + 1
+        if len(shape) - self.axes not in (1, 2) or shape[1 - alone] != self.num_features:
+            axes = "(n, c, h, w) or (c, h, w)" if self.axes == 2 else "(n, c, l) or (c, l)"
+            raise ValueError(f"{self._title()}: expected {axes} with {self.num_features} channels, got shape {shape}")
+        out = self._call(F.instance_norm, x[None] if alone else x, self.weight, self.bias, self.eps)
+        return out[0] if alone else out
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalize each channel of each signal, (n, c, l) or (c, l), by its own mean and variance: see `InstanceNorm2d`.
+
+    >>> nn.InstanceNorm1d(2, eps=0.0)(tensor([[1.0, 3.0], [10.0, 30.0]]))
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
+    """
+
+    axes = 1
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Normalize each channel of each image by its own mean and variance, in training and in evaluation.
+
+    Shapes: x (n, num_features, h, w) or (num_features, h, w) -> the same; with affine=True a weight and a bias
+    (num_features,). Running averages, which PyTorch offers, are not. ValueError for a single element a channel, whose
+    variance would be 0 (Ulyanov et al. 2016, arXiv:1607.08022, eq. 1).
+
+    >>> nn.InstanceNorm2d(1, eps=0.0)(tensor([[[[1.0, 3.0]]], [[[10.0, 30.0]]]])).tolist()
+    [[[[-1.0, 1.0]]], [[[-1.0, 1.0]]]]
+    """
+
+    axes = 2

@@ -16,10 +16,10 @@ from .settings import Described, number
 
 # One node for all parts: an index for each would fill an array of the whole's size with zeros for each gradient.
 _times = Op(lambda xp, x: tuple(x), joint=lambda gs, outs, x: (stack(gs),), name="times")
-_gates = Op(
-    lambda xp, x, *, n: tuple(xp.split(x, n, axis=-1)),
-    joint=lambda gs, outs, x, *, n: (concatenate(gs, axis=-1),),
-    name="gates",
+parts = Op(
+    lambda xp, x, *, n, axis: tuple(xp.split(x, n, axis=axis)),
+    joint=lambda gs, outs, x, *, n, axis: (concatenate(gs, axis=axis),),
+    name="parts",
 )
 
 State = tuple[Any, ...]  # (h,), or (h, c) of an LSTM
@@ -51,7 +51,9 @@ class _Recurrent(Described):
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         self.dropout = number(who, "dropout", dropout, 0, 1)
         if dropout and num_layers == 1:
-            raise ValueError(f"{who}: dropout acts between layers, and num_layers=1 leaves no place for it; use nn.Dropout")
+            raise ValueError(
+                f"{who}: dropout acts between layers, and num_layers=1 leaves no place for it; use nn.Dropout"
+            )
         rows = self.gates * self.hidden_size
         for k, suffix in enumerate(self._suffixes()):
             below = self.hidden_size * (1 + bidirectional) if k > bidirectional else self.input_size
@@ -193,7 +195,7 @@ class LSTM(_Recurrent):
 
     def _step(self, from_x: Any, w_hh: Any, b_hh: Any, *state: Any) -> State:
         h, c = state
-        i, f, g, o = _gates(from_x + F.linear(h, w_hh, b_hh), n=4)
+        i, f, g, o = parts(from_x + F.linear(h, w_hh, b_hh), n=4, axis=-1)
         c = F.sigmoid(f) * c + F.sigmoid(i) * F.tanh(g)
         return F.sigmoid(o) * F.tanh(c), c
 
@@ -216,7 +218,7 @@ class GRU(_Recurrent):
 
     def _step(self, from_x: Any, w_hh: Any, b_hh: Any, *state: Any) -> State:
         h = state[0]
-        r, z, n = _gates(from_x, n=3)
-        r_h, z_h, n_h = _gates(F.linear(h, w_hh, b_hh), n=3)
+        r, z, n = parts(from_x, n=3, axis=-1)
+        r_h, z_h, n_h = parts(F.linear(h, w_hh, b_hh), n=3, axis=-1)
         n = F.tanh(n + F.sigmoid(r + r_h) * n_h)
         return (n + F.sigmoid(z + z_h) * (h - n),)

@@ -200,7 +200,9 @@ def remove_spectral_norm(module: Any, name: str = "weight") -> Any:
     >>> nn.utils.remove_spectral_norm(nn.utils.spectral_norm(nn.Linear(2, 3))).parameters().names
     ['bias', 'weight']
     """
-    return _remove("remove_spectral_norm", _SpectralNorm, module, name, tuple(f"{name}_{p}" for p in ("orig", "u", "v")))
+    return _remove(
+        "remove_spectral_norm", _SpectralNorm, module, name, tuple(f"{name}_{p}" for p in ("orig", "u", "v"))
+    )
 
 
 __all__ = ["remove_spectral_norm", "remove_weight_norm", "spectral_norm", "weight_norm"]

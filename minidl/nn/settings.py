@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,21 @@ class Described(Module):
     def extra_repr(self) -> str:
         """Return the settings."""
         shown = []
-        for name, argument in list(inspect.signature(type(self)).parameters.items()):
-            value = vars(self).get(name)
-            if isinstance(argument.default, bool):
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            value, default = vars(self).get(name), argument.default
+            if isinstance(default, bool):
                 value = value is not None and (isinstance(value, Parameter) or bool(value))
-            if name not in ("device", "dtype") and (argument.default is argument.empty or value != argument.default):
+            usual = value == default or (isinstance(value, tuple) and set(value) == {default})
+            if name not in ("device", "dtype") and not usual:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+        """Call a function of arrays; what it raises begins with the layer."""
+        try:
+            return function(*args, **settings)
+        except (ValueError, TypeError, IndexError) as error:
+            raise type(error)(f"{self._title()}: {error}") from error
 
 
 def sizes(who: str, name: str, value: Any, n: int, least: int = 1) -> tuple[int, ...]:

@@ -13,34 +13,46 @@ from ..engine.op import Op, takes
 from ..engine.tensor import NUMPY_FUNCTIONS, Tensor
 from . import (
     activations,
+    attention,
     batch,
     conv,
     elementwise,
     functions,
     index,
     linalg,
+    losses,
     network,
+    normalization,
+    padding,
     pool,
+    products,
     rearrange,
     reduce,
     rounding,
     scan,
     shape,
+    vectors,
 )
 from .activations import *
+from .attention import *
 from .batch import *
 from .conv import *
 from .elementwise import *
 from .functions import *
 from .index import *
 from .linalg import *
+from .losses import *
 from .network import *
+from .normalization import *
+from .padding import *
 from .pool import *
+from .products import *
 from .rearrange import *
 from .reduce import *
 from .rounding import *
 from .scan import *
 from .shape import *
+from .vectors import *
 
 # ---- operators ---------------------------------------------------------------------------------------------------
 
@@ -115,19 +127,25 @@ setattr(Tensor, "mT", property(linalg.swap))  # noqa: B010
 
 __all__ = [
     *activations.__all__,
+    *attention.__all__,
     *batch.__all__,
     *conv.__all__,
     *elementwise.__all__,
     *functions.__all__,
     *index.__all__,
     *linalg.__all__,
+    *losses.__all__,
     *network.__all__,
+    *normalization.__all__,
+    *padding.__all__,
     *pool.__all__,
+    *products.__all__,
     *rearrange.__all__,
     *reduce.__all__,
     *rounding.__all__,
     *scan.__all__,
     *shape.__all__,
+    *vectors.__all__,
 ]
 
 # Every public name that NumPy has too answers to NumPy's.

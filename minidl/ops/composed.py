@@ -1,4 +1,4 @@
-"""How functions that are made of operations take their first argument: as operations do."""
+"""How functions that are made of operations take and return arrays: as operations do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..engine.backend import MODULES
-from ..engine.tensor import TENSORS
+from ..engine.op import takes
+from ..engine.tensor import TENSORS, wrap
 from .linalg import operands
 from .shape import numpy_signature
 
@@ -15,15 +16,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def composed(function: F) -> F:
-    """Let a function take a list or a number for an array, and name axis= to those who write dim=.
+    """Let a function of tensors take arrays, lists and numbers first, and name axis= to those who write dim=.
 
-    TypeError, naming the function, for anything else.
+    Where no argument is a tensor the result is an array: NumPy's own operators would make 0-d arrays numbers.
+    TypeError, naming the function, for anything else in the first place.
     """
 
     @functools.wraps(function)
     def call(*args: Any, **settings: Any) -> Any:
-        if args and type(args[0]) not in TENSORS and type(args[0]) not in MODULES:
-            args = (*operands(function.__name__, args[0]), *args[1:])
-        return function(*args, **settings)
+        if not args or type(args[0]) in TENSORS:
+            return function(*args, **settings)
+        if not takes(args[0]):
+            kind = type(args[0]).__name__
+            raise TypeError(f"{function.__name__}: needs tensors, arrays or real numbers, got {kind}")
+        first = args[0] if type(args[0]) in MODULES else operands(function.__name__, args[0])[0]
+        out = function(wrap(first), *args[1:], **settings)
+        return out if any(type(x) in TENSORS for x in (*args[1:], *settings.values())) else out.array
 
     return numpy_signature(call)  # type: ignore[return-value]

@@ -38,7 +38,7 @@ def cholesky(a: Any, *, upper: bool = False) -> Any:
     """Factor a symmetric positive definite A = L L' with L lower triangular (upper: A = U' U, U = L').
 
     Only the lower triangle is read, A is taken to be symmetric and so is its gradient: the symmetric part of
-    L^-1' P L^-1, P the lower triangle of L' G with half its diagonal (Murray 2016, arXiv:1602.07527, eq. 10).
+    L^-1' P L^-1, P the lower triangle of L' G with half its diagonal (Murray 2016, arXiv:1602.07527).
     LinAlgError if A is not positive definite.
 
     >>> cholesky(tensor([[4.0, 2.0], [2.0, 2.0]]))
@@ -126,7 +126,7 @@ def svd(a: Any, full_matrices: bool = True, compute_uv: bool = True) -> Any:
 
     Shapes: (..., m, n) -> U (..., m, k), S (..., k), Vh (..., k, n), k = min(m, n); with full_matrices U is (..., m, m)
     and Vh (..., n, n), which has derivatives where m = n only. The rule is that of Giles 3.2 with the terms for m != n
-    of Seeger et al. (2017, arXiv:1710.08717, Sec. 3). What is computed from U and Vh must not depend on the signs of
+    of Seeger et al. (2017, arXiv:1710.08717). What is computed from U and Vh must not depend on the signs of
     their vectors; where singular values repeat, or are 0 and m != n, their derivatives are inf or NaN.
 
     >>> svd(tensor([[0.0, 2.0], [1.0, 0.0]])).S
@@ -166,7 +166,7 @@ def qr(a: Any, mode: str = "reduced") -> Any:
 
     Shapes: (..., m, n) -> Q (..., m, k), R (..., k, n), k = min(m, n). The derivative needs the first k columns of A to
     be independent: with M = R G_R' - G_Q' Q, (G_Q + Q copyltu(M)) R^-1', where copyltu mirrors the lower triangle
-    (Walter & Lehmann 2018, Seeger et al. 2017, arXiv:1710.08717, Sec. 3). ValueError for other modes.
+    (Walter & Lehmann 2010, arXiv:1001.1654; Seeger et al. 2017, arXiv:1710.08717). ValueError for other modes.
 
     >>> abs(qr(tensor([[3.0, 1.0], [4.0, 2.0]], dtype="float64")).R[0, 0]).item()
     5.0
@@ -174,8 +174,8 @@ def qr(a: Any, mode: str = "reduced") -> Any:
     (a,) = operands("qr", a)
     if mode not in ("reduced", "r"):
         raise ValueError(f"qr: mode must be 'reduced' or 'r', got {mode!r}; the others have no derivative")
-    m = a.shape[-2] if a.ndim > 1 else 0
-    if a.ndim > 1 and m < a.shape[-1]:  # the first columns make Q, the others are R's: Q' A
+    if a.ndim > 1 and a.shape[-2] < a.shape[-1]:  # the first columns make Q, the others are R's: Q' A
+        m = a.shape[-2]
         q, r = _qr(a[..., :m])
         r = concatenate([r, swap(q) @ a[..., m:]], axis=-1)
     else:

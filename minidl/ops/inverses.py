@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from . import reduce
 from .linalg import identity, matrix_op, operands, swap
 
 SlogdetResult = namedtuple("SlogdetResult", "sign logabsdet")
@@ -77,8 +78,8 @@ def pinv(xp: Any, a: Any, *, rcond: float | None = None) -> Any:
     """Compute the pseudo-inverse (Moore-Penrose): (..., m, n) -> (..., n, m).
 
     Singular values up to rcond times the largest count as 0; None stands for max(m, n) eps, since NumPy's 1e-15 would
-    keep noise in float32. The derivative is that at constant rank (Golub & Pereyra 1973, SIAM J. Numer. Anal. 10(2),
-    Theorem 4.3): with P = A^+, -P' G P' + (I - A P) G' P P' + P' P G' (I - P A).
+    keep noise in float32. The derivative is that at constant rank (Golub & Pereyra 1973, SIAM J. Numer. Anal. 10(2)):
+    with P = A^+, -P' G P' + (I - A P) G' P P' + P' P G' (I - P A).
 
     >>> pinv(tensor([[2.0], [0.0]]))
     tensor([[0.5, 0. ]])
@@ -114,48 +115,48 @@ def matrix_power(a: Any, n: int) -> Any:
 # ---- determinants ------------------------------------------------------------------------------------------------
 
 
+_DIRECTIONS = 4  # of singular values that are 0 for which derivatives of a determinant of any order are right
+
+
 @matrix_op()
 def _det_completion(xp: Any, a: Any) -> tuple:
-    """Return X, U, V with A + X regular, X = U V' but for further zeros of A, and 0 where there are such, else 1."""
+    """Return X, U, V, simple: A + X is regular; X = U V', or A has more zeros than U columns and simple is 0, not 1."""
     u, s, vt = xp.linalg.svd(a)
     top = xp.where(s[..., :1] > 0, s[..., :1], 1)
     small = s <= cutoff(a, top, None)
-    several = small[..., -3] if s.shape[-1] > 2 else xp.zeros(s.shape[:-1], bool)
-    small[..., -2:] = True
+    few, k = s.shape[-1] <= _DIRECTIONS, _DIRECTIONS
+    simple = xp.ones(s.shape[:-1], bool) if few else ~small[..., -k - 1]
     u = u * xp.where(small, top, 0)[..., None, :]
-    return u @ vt, u[..., -2:], swap(vt)[..., -2:], xp.where(several, 0, 1)
+    return u @ vt, u[..., -k:], swap(vt)[..., -k:], simple
 
 
 def _cofactors(a: Any) -> Any:
     """Return det(A) A^-1', finite where A is singular.
 
-    With M = A + U V', a change in the directions of the two smallest singular values that makes M regular, and
-    B = I - V' M^-1 U (2, 2): det A = det M det B, for which U and V are constants. If three singular values are 0,
-    so are the cofactors and their first derivatives.
+    With M = A + U V', a change in the directions of singular values that are 0, M is regular and det A = det M det B,
+    B = I - V' M^-1 U (k, k), where U and V are constants. The rule of det B is the adjugate of B, a polynomial, found
+    with det B by the recurrence of Faddeev and LeVerrier. If more than k are 0, derivatives up to order k are 0.
     """
     shift, u, v, simple = _det_completion(a)
     m = a + shift
     inverse = inv(m)
     x, y = inverse @ u, swap(v) @ inverse
     b = swap(v) @ x
-    b = identity(b) - b
-    b11, b12, b21, b22 = b[..., 0, 0], b[..., 0, 1], b[..., 1, 0], b[..., 1, 1]
-    adjugate = identity(b) * (b11 + b22)[..., None, None] - b
-    scale = (det(m) * simple)[..., None, None]
-    return scale * ((b11 * b22 - b12 * b21)[..., None, None] * swap(inverse) + swap(x @ adjugate @ y))
+    one = identity(b)
+    b = one - b
+    adjugate, c = one, reduce.sum(b * one, axis=(-2, -1), keepdims=True)
+    for j in range(2, b.shape[-1] + 1):
+        adjugate = c * one - b @ adjugate
+        c = reduce.sum(b @ adjugate * one, axis=(-2, -1), keepdims=True) / j
+    return (det(m) * simple)[..., None, None] * (c * swap(inverse) + swap(x @ adjugate @ y))
 
 
-def _det_rule(g: Any, out: Any, a: Any) -> Any:
-    n, g = a.shape[-1], g[..., None, None]
-    return g * _cofactors(a) if n > 1 else g[..., :n, :n]
-
-
-@matrix_op(_det_rule, saves="a")
+@matrix_op(lambda g, out, a: g[..., None, None] * _cofactors(a), saves="a")
 def det(xp: Any, a: Any) -> Any:
     """Compute determinants: (..., n, n) -> (...). Where they might overflow, use `slogdet`.
 
-    Rule: G times the cofactors, which are det(A) A^-1' for a regular A and finite for any. Derivatives of any order are
-    exact where at most two singular values are 0, first and second ones everywhere.
+    Rule: G times the cofactors, which are det(A) A^-1' for a regular A and finite for any. Derivatives are exact up to
+    order 4 for any A, and of all orders unless five singular values are 0.
 
     >>> x = tensor([[1.0, 2.0], [2.0, 4.0]], requires_grad=True)
     >>> det(x).backward()

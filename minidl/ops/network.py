@@ -16,7 +16,7 @@ from ..engine.node import mode
 from ..engine.op import Op
 from .elementwise import exp, where
 from .linalg import check_dtypes, matmul, operands
-from .reduce import floating, kept, shift
+from .reduce import floating, kept, shift, total
 
 # ---- affine and activations --------------------------------------------------------------------------------------
 
@@ -201,8 +201,10 @@ def check_classes(who: str, xp: Any, target: Any, classes: int, ignored: int | N
         if int(unsigned.max()) >= classes:
             flat = (target if xp is np else target.get()).ravel()
             wrong = (flat < 0) | (flat >= classes)
-            at = int((wrong if ignored is None else wrong & (flat != ignored)).argmax())
-            if flat[at] != ignored:
+            if ignored is not None:
+                wrong &= flat != ignored
+            if wrong.any():
+                at = int(wrong.argmax())
                 raise IndexError(f"{who}: targets must lie in [0, {classes}), got {flat[at]} at index {at}")
 
 
@@ -217,7 +219,7 @@ def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
     rows, flat = _rows(xp, x, axis), target.reshape(-1)
     z = rows - shift(xp, rows, 1)
     picked = z[xp.arange(len(flat)), flat]
-    losses = xp.log(xp.maximum(xp.exp(z).sum(axis=1), 0.5))
+    losses = xp.log(xp.maximum(total(xp.exp(z), 1), 0.5))
     losses -= picked
     if xp is not np:  # a class out of range shows as NaN
         losses = xp.where((flat >= 0) & (flat < x.shape[axis]), losses, xp.nan).astype(x.dtype)
@@ -227,8 +229,8 @@ def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
         raise ValueError(
             f"cross_entropy: the mean of an empty batch is undefined (logits {x.shape}); use reduction='sum'"
         )
-    total = losses.sum()
-    return total / len(flat) if reduction == "mean" else total
+    loss = total(losses, 0)
+    return loss / len(flat) if reduction == "mean" else loss
 
 
 def _losses_rule(g: Any, out: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
@@ -244,7 +246,7 @@ def _scaled_residual(xp: Any, x: Any, target: Any, scale: Any, *, axis: int) -> 
     rows, flat = _rows(xp, x, axis), target.reshape(-1)
     factor = scale.reshape(-1, 1)
     e = xp.exp(rows - shift(xp, rows, 1))
-    e *= factor / xp.maximum(e.sum(axis=1, keepdims=True), 0.5)
+    e *= factor / xp.maximum(total(e, 1, keepdims=True), 0.5)
     e[xp.arange(len(flat)), flat] -= factor[:, 0]
     if e.shape == x.shape:
         return e
@@ -337,7 +339,8 @@ def expected_loss(
     w: Any = 1.0 if weight is None else weight.reshape((-1,) + (1,) * (log_p.ndim - axis - 1))
     counted = None if probable else q * w
     if smoothing:
-        q = q * (1.0 - smoothing) + q.sum(axis=axis, keepdims=True) * (smoothing / classes)
+        share = 1.0 if probable else q.sum(axis=axis, keepdims=True)  # 0 for what is ignored
+        q = q * (1.0 - smoothing) + share * (smoothing / classes)
     impossible = (q == 0) & (log_p == -math.inf)  # 0 log 0 = 0
     return reduced(who, -(q * w * where(impossible, 0.0, log_p)).sum(axis=axis), reduction, counted)
 

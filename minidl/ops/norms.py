@@ -74,7 +74,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     the singular values; 1 and inf the largest sum of |x| down a column and along a row, -1 and -inf the smallest.
 
     The derivative at 0 is 0: |x| has none there, and NaN would spread. Likewise for x_i or singular values that are 0.
-    ValueError for an order that does not fit the number of axes.
+    As in NumPy the squares overflow beyond 1e19 in float32. ValueError for an order that does not fit the axes.
 
     >>> norm(tensor([3.0, 4.0])), norm(tensor([3.0, 4.0]), 1), norm(tensor([3.0, 4.0]), math.inf)
     (tensor(5.), tensor(7.), tensor(4.))
@@ -89,7 +89,6 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     return (_vector_norm if len(axes) == 1 else _matrix_norm)(x, ord, axes, keepdims)
 
 
-@numpy_signature
 def lstsq(a: Any, b: Any, rcond: float | None = None) -> tuple[Any, Any, Any, Any]:
     """Minimise |A x - b|, and |x| among several minima: returns (x, residuals, rank, singular values of A).
 

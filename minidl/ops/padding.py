@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..engine.op import Op
-from .elementwise import astype, copy
+from .elementwise import add, astype, copy, multiply, subtract
 from .index import getitem, take
 from .reduce import max, mean, min
-from .rounding import round
+from .rounding import floor, round
 from .scan import median
 from .shape import along, beside, broadcast_to, concatenate, on_array, reshape
 
@@ -23,7 +23,7 @@ _pad_constant = Op(
     samplewise=lambda shapes, *, widths, value: widths[:1] == ((0, 0),),
 )
 
-_STATISTICS = {"maximum": max, "minimum": min, "mean": mean, "median": median}
+_STATISTICS: dict[str, Any] = {"maximum": max, "minimum": min, "mean": mean, "median": median}
 _COPIES = ("edge", "reflect", "symmetric", "wrap")
 
 
@@ -47,13 +47,68 @@ def _statistic(x: Any, axis: int, pair: tuple[int, int], mode: str) -> Any:
     return concatenate([before, x, after], axis=axis)
 
 
+def _ascent(xp: Any, *, n: int, step: int, dtype: np.dtype) -> Any:
+    """Return 0, 1/n, ..., (n-1)/n, or the same backwards."""
+    return (xp.arange(n)[::step] / n).astype(dtype)
+
+
 def _ramp(x: Any, axis: int, pair: tuple[int, int], end: float) -> Any:
-    """Extend x by straight lines from its edges, along axis, to `end` at the outermost places."""
+    """Extend x by straight lines from its edges along axis to `end`, which the outermost places show."""
+    dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
     sides = []
-    for n, edge in zip(pair, (slice(1), slice(-1, None)), strict=True):
-        ascent = beside(x, lambda xp, n=n: xp.arange(n) / builtin_max(n, 1))
-        ascent = ascent if edge.start is None else ascent[::-1]
-        weight = reshape(astype(ascent, dtype=x.dtype if x.dtype.kind == "f" else "float64"), (-1,) + (1,) * (x.ndim - axis - 1))
-        side = getitem(x, along(axis, edge)) * weight + end * (1 - weight)
-        sides.append(side if x.dtype.kind == "f" else astype(side, dtype=x.dtype))
+    for n, edge, step in zip(pair, (slice(1), slice(-1, None)), (1, -1), strict=True):
+        weight = reshape(beside(x, partial(_ascent, n=n, step=step, dtype=dtype)), (n,) + (1,) * (x.ndim - axis - 1))
+        side = add(multiply(getitem(x, along(axis, edge)), weight), multiply(end, subtract(1.0, weight)))
+        sides.append(side if x.dtype.kind == "f" else astype(floor(side), dtype=x.dtype))
     return concatenate([sides[0], x, sides[1]], axis=axis)
+
+
+def _widths(pad_width: Any, ndim: int) -> tuple[tuple[int, int], ...]:
+    """Return a pair of widths for each axis."""
+    try:
+        pairs = np.broadcast_to(np.asarray(pad_width), (ndim, 2)).tolist()
+        widths = tuple((operator.index(a), operator.index(b)) for a, b in pairs)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"pad: pad_width must be an integer, a pair, or a pair for each of {ndim} axes, got {pad_width}"
+        ) from None
+    if any(n < 0 for pair in widths for n in pair):
+        raise ValueError(f"pad: widths must not be negative, got {pad_width}; cut with a slice")
+    return widths
+
+
+@on_array
+def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0.0, end_values: float = 0.0) -> Any:
+    """Extend an array at its edges: pad_width is a number, a pair (before, after), or a pair for each axis.
+
+    Modes, as in NumPy: "constant" (constant_values), "linear_ramp" (to end_values), "edge", "reflect", "symmetric",
+    "wrap", and the "maximum", "minimum", "mean" or "median" of each row. Where an element is shown several times its
+    gradients add up.
+
+    >>> pad(tensor([1.0, 2.0, 3.0]), 2, mode="reflect")
+    tensor([3., 2., 1., 2., 3., 2., 1.])
+    """
+    if mode not in ("constant", "linear_ramp", *_COPIES, *_STATISTICS):
+        known = ", ".join(("constant", "linear_ramp", *_COPIES, *_STATISTICS))
+        raise ValueError(f"pad: mode must be one of {known}, got {mode!r}")
+    if (mode != "constant" and constant_values != 0.0) or (mode != "linear_ramp" and end_values != 0.0):
+        raise ValueError(f"pad: constant_values is for 'constant' and end_values for 'linear_ramp', got mode {mode!r}")
+    widths = _widths(pad_width, x.ndim)
+    if not any(map(any, widths)):
+        return copy(x)
+    if mode == "constant":
+        return _pad_constant(x, widths=widths, value=constant_values)
+    for axis, pair in enumerate(widths):
+        if pair == (0, 0):
+            continue
+        n = x.shape[axis]
+        if not n:
+            raise ValueError(f"pad: axis {axis} has no element that mode {mode!r} could repeat, got {x.shape}")
+        if mode in _COPIES:
+            x = take(x, beside(x, partial(_source, n=n, pair=pair, mode=mode)), axis)
+        else:
+            x = _ramp(x, axis, pair, end_values) if mode == "linear_ramp" else _statistic(x, axis, pair, mode)
+    return x
+
+
+__all__ = ["pad"]

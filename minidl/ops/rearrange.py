@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from ..engine.backend import to_device
 from ..engine.op import Op
-from .elementwise import copy, where
+from .elementwise import where
 from .index import getitem, scatter, take
 from .shape import along, beside, broadcast_to, device, integers, on_array, operand, ravel, reshape, transpose
 
@@ -184,62 +183,6 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
     return [getitem(x, along(axis, slice(a, b))) for a, b in bounds]
 
 
-# ---- padding -----------------------------------------------------------------------------------------------------
-
-_pad_constant = Op(
-    lambda xp, x, *, widths, value: xp.pad(x, widths, mode="constant", constant_values=value),
-    lambda g, out, x, *, widths, value: g[tuple(slice(a, g.shape[i] - b) for i, (a, b) in enumerate(widths))],
-    name="pad",
-    samplewise=lambda shapes, *, widths, value: widths[:1] == ((0, 0),),
-)
-
-
-def _source(xp: Any, *, n: int, pair: tuple[int, int], mode: str) -> Any:
-    """Return, for each place of an axis of length n that was padded, the index of the element it shows."""
-    i = xp.arange(-pair[0], n + pair[1])
-    if mode == "edge" or n == 1:
-        return xp.clip(i, 0, n - 1)
-    if mode == "wrap":
-        return i % n
-    last = 2 * n - 1 if mode == "symmetric" else 2 * n - 2  # of the period that goes there and back again
-    i = i % (last + (mode == "symmetric"))
-    return xp.minimum(i, last - i)
-
-
-@on_array
-def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0.0) -> Any:
-    """Extend an array at its edges: pad_width is a number, a pair (before, after), or a pair for each axis.
-
-    Modes, as in NumPy: "constant" (constant_values), "edge", "reflect", "symmetric", "wrap". Those that repeat elements
-    add the gradients of their copies.
-
-    >>> pad(tensor([1.0, 2.0, 3.0]), 2, mode="reflect")
-    tensor([3., 2., 1., 2., 3., 2., 1.])
-    """
-    if not x.ndim:
-        return copy(x)
-    try:
-        pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2)).tolist()
-        widths = tuple((operator.index(a), operator.index(b)) for a, b in pairs)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"pad: pad_width must be an integer, a pair, or a pair for each of {x.ndim} axes, got {pad_width}"
-        ) from None
-    if any(n < 0 for pair in widths for n in pair):
-        raise ValueError(f"pad: widths must not be negative, got {pad_width}; cut with a slice")
-    if mode == "constant" or not any(map(any, widths)):
-        return _pad_constant(x, widths=widths, value=constant_values)
-    if mode not in ("edge", "reflect", "symmetric", "wrap"):
-        raise ValueError(f"pad: mode must be constant, edge, reflect, symmetric or wrap, got {mode!r}")
-    for axis, pair in enumerate(widths):
-        if any(pair):
-            n = x.shape[axis]
-            if not n:
-                raise ValueError(f"pad: axis {axis} has no element that mode {mode!r} could repeat, got {x.shape}")
-            x = take(x, beside(x, partial(_source, n=n, pair=pair, mode=mode)), axis)
-    return x
-
-
 # ---- triangles and diagonals -------------------------------------------------------------------------------------
 
 
@@ -272,6 +215,12 @@ def triu(x: Any, k: int = 0) -> Any:
     return where(_triangle(x, k - 1, "triu"), False, x)
 
 
+def _diagonal(xp: Any, *, n: int, k: int) -> tuple[Any, Any]:
+    """Return the rows and the columns of the first n places of diagonal k."""
+    i = xp.arange(n)
+    return i + max(-k, 0), i + max(k, 0)
+
+
 @on_array
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     """Return the diagonal of two axes, as the last axis of the result.
@@ -282,8 +231,7 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     y = moveaxis(x, normalize_axis_tuple((axis1, axis2), x.ndim, "diagonal"), (-2, -1))
     rows, columns = y.shape[-2:]
     n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
-    i = beside(x, lambda xp: xp.arange(n))
-    return getitem(y, (Ellipsis, i + max(-offset, 0), i + max(offset, 0)))
+    return getitem(y, (Ellipsis, *beside(x, partial(_diagonal, n=n, k=offset))))
 
 
 @on_array
@@ -299,8 +247,7 @@ def diag(x: Any, k: int = 0) -> Any:
     if x.ndim != 1:
         raise ValueError(f"diag: needs a vector or a matrix, got shape {x.shape}")
     n = x.shape[0] + abs(k)
-    i = beside(x, lambda xp: xp.arange(x.shape[0]))
-    return scatter(x, (i + max(-k, 0), i + max(k, 0)), (n, n))
+    return scatter(x, beside(x, partial(_diagonal, n=x.shape[0], k=k)), (n, n))
 
 
 def meshgrid(*xs: Any, indexing: str = "xy") -> list[Any]:
@@ -334,7 +281,7 @@ def nonzero(x: Any) -> tuple[Any, ...]:
 
 # fmt: off
 __all__ = [
-    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "meshgrid", "moveaxis", "nonzero", "pad",
+    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "meshgrid", "moveaxis", "nonzero",
     "repeat", "roll", "split", "swapaxes", "tile", "tril", "triu",
 ]
 # fmt: on

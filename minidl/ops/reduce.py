@@ -192,7 +192,13 @@ def lowest(dtype: Any) -> float:
 
 def shift(xp: Any, x: Any, axis: Axis) -> Any:
     """Return the maximum over axis, axes kept, that exponentials are shifted by; finite where it is -inf."""
-    return xp.maximum(x.max(axis=axis, keepdims=True), lowest(x.dtype))
+    largest = np.maximum.reduce(x, axis, keepdims=True) if type(x) is np.ndarray else x.max(axis=axis, keepdims=True)
+    return xp.maximum(largest, lowest(x.dtype))
+
+
+def total(x: Any, axis: int, keepdims: bool = False) -> Any:
+    """Sum a raw array over one axis: NumPy's ufunc itself, which its method calls after a detour through Python."""
+    return np.add.reduce(x, axis, keepdims=keepdims) if type(x) is np.ndarray else x.sum(axis=axis, keepdims=keepdims)
 
 
 def _logsumexp(xp: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.op import Op
-from .elementwise import add, astype, copy, multiply, where
+from .elementwise import add, astype, copy, equal, multiply, subtract, where
 from .functions import logaddexp
 from .index import getitem, take_along_axis
 from .rearrange import flip, moveaxis
@@ -59,10 +59,10 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """
     y, keep, rest = _front(_wide(x), axis, "prod")
     if y.shape[0] < 2:
-        y = copy(y) if y.shape[0] else sum(y, axis=0, keepdims=True) + 1
+        y = copy(y) if y.shape[0] else add(sum(y, axis=0, keepdims=True), 1)
     while y.shape[0] > 1:
         half, odd = divmod(y.shape[0], 2)
-        pairs = y[:half] * y[half : 2 * half]
+        pairs = multiply(y[:half], y[half : 2 * half])
         y = concatenate([pairs, y[2 * half :]]) if odd else pairs
     return reshape(y, keep if keepdims else rest)
 
@@ -165,8 +165,9 @@ def topk(x: Any, k: int, axis: int | None = -1, largest: bool = True) -> tuple[A
     if not 0 <= integers(k, "topk") <= n:
         raise ValueError(f"topk: k must be in [0, {n}] along axis {axis}, got {k}")
     # Read backwards, for -x would wrap around for unsigned integers; and ties must keep their order.
-    order = n - 1 - flip(_argsort(flip(x, axis), axis=axis), axis) if largest else _argsort(x, axis=axis)
-    indices = order[along(axis, slice(k))]
+    order = _argsort(flip(x, axis) if largest else x, axis=axis)
+    order = subtract(n - 1, flip(order, axis)) if largest else order
+    indices = getitem(order, along(axis, slice(k)))
     return take_along_axis(x, indices, axis), indices
 
 
@@ -202,7 +203,7 @@ def _quantile(x: Any, qs: np.ndarray, axis: Axis, keepdims: bool, who: str) -> A
     y = sort(y, 0)
     last = getitem(y, -1)  # a NaN, if there is one
     shape = keep if keepdims else rest
-    values = [reshape(where(last == last, _at(y, v * (n - 1)), last), shape) for v in qs.ravel().tolist()]
+    values = [reshape(where(equal(last, last), _at(y, v * (n - 1)), last), shape) for v in qs.ravel().tolist()]
     return reshape(stack(values), qs.shape + shape) if qs.ndim else values[0]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from .base import Optimizer
+from .rules import OneOf, relative_lr
+
+DEBIAS = OneOf("torch", "vhat", "none", "keras")
 
 
 class Adam(Optimizer):
@@ -17,10 +20,15 @@ class Adam(Optimizer):
 
     The size of a step is about lr whatever the scale of the gradient; the first is lr sign(g). It is computed in the
     order of the end of Sec. 2, with sqrt(1 - b2^t) drawn out of the quotient, which saves an operation in twelve.
-    `amsgrad` divides by the largest v so far (Reddi, Kale & Kumar 2018, Alg. 2), in PyTorch's form:
-    v' = max v / (1 - b2^t).
+    `amsgrad` divides by the largest v so far (Reddi, Kale & Kumar 2018, arXiv:1904.09237, Alg. 2). `debias` says what
+    the zeros at the start of m and v are corrected to:
 
-    ValueError for a negative or non-finite option, and for betas outside [0, 1).
+        "torch"   v' = max v / (1 - b2^t), which can shrink while b2^t fades; PyTorch, Keras
+        "vhat"    v' = max (v / (1 - b2^t)); optax
+        "none"    m' = m, v' = v or max v: the papers' AMSGrad, without any correction
+        "keras"   as "torch", with eps added to sqrt(v) instead of sqrt(v'): the "epsilon hat" of the end of Sec. 2
+
+    ValueError for a negative or non-finite option, for betas outside [0, 1), and for an unknown `debias`.
 
     >>> import minidl as md
     >>> w = md.tensor([1.0, 1.0], requires_grad=True)
@@ -31,6 +39,7 @@ class Adam(Optimizer):
     """
 
     slots = ("m", "v", "v_max")
+    rules: ClassVar = {"debias": DEBIAS}
 
     def __init__(
         self,
@@ -42,9 +51,10 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        debias: str = "torch",
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, **options, maximize=maximize)
+        super().__init__(params, **options, maximize=maximize, debias=debias)
 
     def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.slots if group["amsgrad"] else self.slots[:2]
@@ -52,14 +62,14 @@ class Adam(Optimizer):
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         return {**_debiased(group, t), "weight_decay": group["weight_decay"] or None}
 
-    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, eps_hat, weight_decay):
+    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, eps_hat, v_scale, weight_decay):
         if weight_decay is not None:
             g = g + weight_decay * theta
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
         if v_max is None:
             return theta - lr_hat * (m / (xp.sqrt(v) + eps_hat)), m, v
-        v_max = xp.maximum(v_max, v)
+        v_max = xp.maximum(v_max, v if v_scale is None else v_scale * v)
         return theta - lr_hat * (m / (xp.sqrt(v_max) + eps_hat)), m, v, v_max
 
 
@@ -70,8 +80,9 @@ class AdamW(Optimizer):
         m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
         theta <- theta - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
 
-    The decay of a step is lr times weight_decay, as in PyTorch; the paper's weight decay is weight_decay times the
-    initial lr. The default 1e-2 is PyTorch's. `amsgrad` and errors as in Adam.
+    The decay of a step is lr times weight_decay, as in PyTorch (decay="lr"), whose default 1e-2 this is. With
+    decay="schedule" it is weight_decay times lr / initial lr, the paper's: it follows a schedule of lr, and choosing
+    another lr leaves it as it is. `amsgrad`, `debias` and errors as in Adam.
 
     >>> import minidl as md
     >>> w = md.tensor([1.0], requires_grad=True)
@@ -82,6 +93,7 @@ class AdamW(Optimizer):
     """
 
     slots = ("m", "v", "v_max")
+    rules: ClassVar = {"debias": DEBIAS, "decay": OneOf("lr", "schedule")}
 
     def __init__(
         self,
@@ -93,25 +105,28 @@ class AdamW(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        debias: str = "torch",
+        decay: str = "lr",
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, **options, maximize=maximize)
+        super().__init__(params, **options, maximize=maximize, debias=debias, decay=decay)
 
     def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.slots if group["amsgrad"] else self.slots[:2]
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
-        decay = group["lr"] * group["weight_decay"]
+        rate = group["lr"] if group["decay"] == "lr" else relative_lr(self._who, group)
+        decay = rate * group["weight_decay"]
         return {**_debiased(group, t), "shrink": 1 - decay if decay else None}
 
-    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, eps_hat, shrink):
+    def update(self, xp, theta, g, m, v, v_max=None, *, b1, b2, lr_hat, eps_hat, v_scale, shrink):
         if shrink is not None:
             theta = shrink * theta
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
         if v_max is None:
             return theta - lr_hat * (m / (xp.sqrt(v) + eps_hat)), m, v
-        v_max = xp.maximum(v_max, v)
+        v_max = xp.maximum(v_max, v if v_scale is None else v_scale * v)
         return theta - lr_hat * (m / (xp.sqrt(v_max) + eps_hat)), m, v, v_max
 
 
@@ -122,5 +137,11 @@ def _debiased(group: Mapping[str, Any], t: int) -> dict[str, Any]:
     lr m' / (sqrt(v') + eps) = lr_hat m / (sqrt(v) + eps_hat).
     """
     b1, b2 = group["betas"]
+    lr, eps, debias = group["lr"], group["eps"], group["debias"]
+    if debias == "none":
+        return {"b1": b1, "b2": b2, "lr_hat": lr, "eps_hat": eps, "v_scale": None}
+    if debias == "vhat" and group["amsgrad"]:
+        return {"b1": b1, "b2": b2, "lr_hat": lr / (1 - b1**t), "eps_hat": eps, "v_scale": 1 / (1 - b2**t)}
     root = (1 - b2**t) ** 0.5
-    return {"b1": b1, "b2": b2, "lr_hat": group["lr"] * root / (1 - b1**t), "eps_hat": group["eps"] * root}
+    eps_hat = eps if debias == "keras" else eps * root
+    return {"b1": b1, "b2": b2, "lr_hat": lr * root / (1 - b1**t), "eps_hat": eps_hat, "v_scale": None}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from .base import Optimizer
 from .groups import flag
+from .rules import OneOf, relative_lr
 
 
 class SGD(Optimizer):
@@ -64,8 +65,8 @@ class SGD(Optimizer):
     def check_group(self, group: Mapping[str, Any]) -> None:
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError(
-                f"SGD: nesterov needs momentum > 0 and dampening = 0, got nesterov=True, momentum={group['momentum']}, "
-                f"dampening={group['dampening']}"
+                f"{self._who}: nesterov needs momentum > 0 and dampening = 0, got nesterov=True, "
+                f"momentum={group['momentum']}, dampening={group['dampening']}"
             )
 
     def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
@@ -81,7 +82,9 @@ class SGD(Optimizer):
             "lr_in_buffer": group["lr_in_buffer"],
         }
 
-    def update(self, xp, theta, g, b=None, *, lr, mu, keep, weight_decay, nesterov, lr_in_buffer):
+    def update(self, xp, theta, g, b=None, *, lr, mu, keep, weight_decay, nesterov, lr_in_buffer, shrink=None):
+        if shrink is not None:
+            theta = shrink * theta
         if weight_decay is not None:
             g = g + weight_decay * theta
         if mu is None:
@@ -92,3 +95,46 @@ class SGD(Optimizer):
             return theta + (mu * b - lr * g if nesterov else b), b
         b = mu * b + kept
         return theta - lr * (g + mu * b if nesterov else b), b
+
+
+class SGDW(SGD):
+    """SGD with weight decay kept out of the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101, Alg. 1).
+
+        theta <- (1 - lr weight_decay) theta                   decay="schedule": lr / initial lr in place of lr
+        b <- momentum b + (1 - dampening) g                    b = g at the first step
+        theta <- theta - lr b                                  nesterov: theta - lr (g + momentum b)
+
+    The paper's form is lr_in_buffer=True with decay="schedule". The decay of the default, decay="lr", is in proportion
+    to lr, as in PyTorch's AdamW. Errors as in SGD, and where decay="schedule" finds an initial lr of 0.
+
+    >>> import minidl as md
+    >>> w = md.tensor([1.0], requires_grad=True)
+    >>> w.grad = md.tensor([2.0])
+    >>> SGDW([w], lr=0.1, weight_decay=0.5).step()
+    >>> w
+    tensor([0.75], requires_grad=True)
+    """
+
+    rules: ClassVar = {**SGD.rules, "decay": OneOf("lr", "schedule")}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        weight_decay: float = 1e-2,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        lr_in_buffer: bool = False,
+        decay: str = "lr",
+    ):
+        options: dict[str, Any] = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        options |= {"nesterov": nesterov, "maximize": maximize, "lr_in_buffer": lr_in_buffer, "decay": decay}
+        Optimizer.__init__(self, params, **options)
+
+    def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
+        rate = group["lr"] if group["decay"] == "lr" else relative_lr(self._who, group)
+        lost = rate * group["weight_decay"]
+        return {**super().scalars(group, t), "weight_decay": None, "shrink": 1 - lost if lost else None}
