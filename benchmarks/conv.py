@@ -1,8 +1,8 @@
 """Convolution and pooling of a LeNet-sized network: minidl and PyTorch side by side, forward and backward.
 
 Single convolutions first, with the gradients that training needs of them (not that of the first layer's images), then
-the whole network: 1x28x28 -> 6@5x5 -> pool -> 16@5x5 -> pool -> 120 -> 84 -> 10. Before anything is timed the losses and
-the gradients of both libraries must agree.
+the whole network: 1x28x28 -> 6@5x5 -> pool -> 16@5x5 -> pool -> 120 -> 84 -> 10. Before anything is timed, the losses
+and the gradients of both libraries must agree.
 
     python benchmarks/conv.py [--batches 1 64] [--threads 1] [--rounds 40]
 """

@@ -14,13 +14,14 @@ import cases_edges
 import cases_elementwise
 import cases_functions
 import cases_linalg
+import cases_losses
 import cases_network
 import cases_rearrange
 import cases_reduce
 import cases_shapes
 
 FAMILIES = [cases_elementwise, cases_functions, cases_reduce, cases_shapes, cases_rearrange, cases_network, cases_edges,
-            cases_activations, cases_conv]  # fmt: skip
+            cases_activations, cases_conv, cases_losses]  # fmt: skip
 ENTRIES = [entry for family in FAMILIES for entry in family.ENTRIES]
 CASES = [case for entry in ENTRIES for case in entry.cases()]
 # minidl.linalg and the products it shares with the array functions: `test_linalg` runs the battery over them.

@@ -37,7 +37,9 @@ def same(kernel: tuple, gaps: tuple) -> tuple:
     return tuple(e // 2 for e in extra), tuple(e - e // 2 for e in extra)
 
 
-def convolve(axes: int, x: Any, w: Any, b: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
+def convolve(
+    axes: int, x: Any, w: Any, b: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Any:
     """Correlate, one product at a time."""
     x4, w4 = as_images(x, axes), w.reshape(w.shape[:2] + (1,) * (2 - axes) + w.shape[2:])
     (sh, sw), (dh, dw) = pair(stride, axes, 1), pair(dilation, axes, 1)
@@ -57,16 +59,25 @@ def convolve(axes: int, x: Any, w: Any, b: Any = None, stride: Any = 1, padding:
 
 
 def transpose_convolve(
-    axes: int, x: Any, w: Any, b: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1,
+    axes: int,
+    x: Any,
+    w: Any,
+    b: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
     dilation: Any = 1,
-) -> Any:  # fmt: skip
+) -> Any:
     """Spread each element as a kernel, one product at a time."""
     x4, w4 = as_images(x, axes), w.reshape(w.shape[:2] + (1,) * (2 - axes) + w.shape[2:])
     (sh, sw), (dh, dw) = pair(stride, axes, 1), pair(dilation, axes, 1)
     (ph, pw), (eh, ew) = pair(padding, axes, 0), pair(output_padding, axes, 0)
     c, m, kh, kw = w4.shape
     n, _, h, width = x4.shape
-    full = np.zeros((n, m * groups, (h - 1) * sh + dh * (kh - 1) + 1 + eh, (width - 1) * sw + dw * (kw - 1) + 1 + ew), x.dtype)
+    full = np.zeros(
+        (n, m * groups, (h - 1) * sh + dh * (kh - 1) + 1 + eh, (width - 1) * sw + dw * (kw - 1) + 1 + ew), x.dtype
+    )
     for k, q, i, j in itertools.product(*map(range, x4.shape)):
         first = q // (c // groups) * m
         for o, a, e in itertools.product(range(m), range(kh), range(kw)):
@@ -103,11 +114,21 @@ def shape_errors(axes: int, transposed: bool = False) -> list[Error]:
         Error(lambda f: f(x, [1.0]), TypeError, rf"{name}: weight must be a tensor or an array, got list"),
     ]
     if transposed:
-        return [*found, Error(lambda f: f(x, w, output_padding=1), ValueError, rf"{name}: output_padding must be less .*got 1"),
-                Error(lambda f: f(x, w, padding=9), ValueError, rf"{name}: .*padding=9 gives an empty result")]  # fmt: skip
-    return [*found, Error(lambda f: f(x, w, padding="same", stride=2), ValueError, rf"{name}: padding='same' needs stride 1"),
-            Error(lambda f: f(x, w, padding="some"), ValueError, rf"{name}: padding must .*'some'"),
-            Error(lambda f: f(x, w, dilation=3), ValueError, rf"{name}: kernel size .*7.* is greater than the padded input .*5")]  # fmt: skip
+        return [
+            *found,
+            Error(lambda f: f(x, w, output_padding=1), ValueError, rf"{name}: output_padding must be less .*got 1"),
+            Error(lambda f: f(x, w, padding=9), ValueError, rf"{name}: .*padding=9 gives an empty result"),
+        ]
+    return [
+        *found,
+        Error(lambda f: f(x, w, padding="same", stride=2), ValueError, rf"{name}: padding='same' needs stride 1"),
+        Error(lambda f: f(x, w, padding="some"), ValueError, rf"{name}: padding must .*'some'"),
+        Error(
+            lambda f: f(x, w, dilation=3),
+            ValueError,
+            rf"{name}: kernel size .*7.* is greater than the padded input .*5",
+        ),
+    ]
 
 
 def convolutions(axes: int) -> list[Sample]:
@@ -116,13 +137,20 @@ def convolutions(axes: int) -> list[Sample]:
     x = (5,) if axes == 1 else (4, 5)
     two, gaps, odd = (2, 2, w) if axes == 1 else ((2, 1), (1, 2), (3, 3))
     return [
-        s(normal(2, 2, *x), normal(3, 2, *w), normal(3)), s(normal(2, 2, *x), normal(3, 2, *w)), s(normal(2, *x), normal(1, 2, *w)),
-        s(normal(1, 2, *x), normal(2, 2, *x), normal(2)), s(normal(0, 2, *x), normal(3, 2, *w), normal(3)),
-        s(normal(2, 4, *x), normal(2, 2, *w), normal(2), groups=2), s(normal(2, 2, *x), normal(4, 1, *w), groups=2, padding=1),
-        s(normal(2, 1, *x), normal(2, 1, *w), normal(2), stride=two, padding=1), s(normal(2, 1, *x), normal(1, 1, *w), dilation=gaps),
-        s(normal(2, 1, *x), normal(1, 1, *w), stride=2, dilation=2, padding=2), s(normal(2, 1, *x), normal(1, 1, *odd), padding="same"),
-        s(normal(2, 1, *x), normal(1, 1, *odd), padding="same", dilation=3), s(normal(2, 1, *x), normal(1, 1, *w), padding="valid"),
-    ]  # fmt: skip
+        s(normal(2, 2, *x), normal(3, 2, *w), normal(3)),
+        s(normal(2, 2, *x), normal(3, 2, *w)),
+        s(normal(2, *x), normal(1, 2, *w)),
+        s(normal(1, 2, *x), normal(2, 2, *x), normal(2)),
+        s(normal(0, 2, *x), normal(3, 2, *w), normal(3)),
+        s(normal(2, 4, *x), normal(2, 2, *w), normal(2), groups=2),
+        s(normal(2, 2, *x), normal(4, 1, *w), groups=2, padding=1),
+        s(normal(2, 1, *x), normal(2, 1, *w), normal(2), stride=two, padding=1),
+        s(normal(2, 1, *x), normal(1, 1, *w), dilation=gaps),
+        s(normal(2, 1, *x), normal(1, 1, *w), stride=2, dilation=2, padding=2),
+        s(normal(2, 1, *x), normal(1, 1, *odd), padding="same"),
+        s(normal(2, 1, *x), normal(1, 1, *odd), padding="same", dilation=3),
+        s(normal(2, 1, *x), normal(1, 1, *w), padding="valid"),
+    ]
 
 
 def transposed(axes: int) -> list[Sample]:
@@ -131,11 +159,16 @@ def transposed(axes: int) -> list[Sample]:
     x = (3,) if axes == 1 else (2, 3)
     two = 2 if axes == 1 else (2, 1)
     return [
-        s(normal(2, 2, *x), normal(2, 3, *w), normal(3)), s(normal(2, 2, *x), normal(2, 3, *w)), s(normal(2, *x), normal(2, 1, *w)),
-        s(normal(0, 2, *x), normal(2, 3, *w), normal(3)), s(normal(2, 4, *x), normal(4, 1, *w), normal(2), groups=2),
-        s(normal(2, 1, *x), normal(1, 2, *w), normal(2), stride=two, padding=1), s(normal(2, 1, *x), normal(1, 1, *w), dilation=two),
-        s(normal(2, 1, *x), normal(1, 1, *w), stride=2, output_padding=1), s(normal(1, 1, *x), normal(1, 1, *w), dilation=3, output_padding=2),
-    ]  # fmt: skip
+        s(normal(2, 2, *x), normal(2, 3, *w), normal(3)),
+        s(normal(2, 2, *x), normal(2, 3, *w)),
+        s(normal(2, *x), normal(2, 1, *w)),
+        s(normal(0, 2, *x), normal(2, 3, *w), normal(3)),
+        s(normal(2, 4, *x), normal(4, 1, *w), normal(2), groups=2),
+        s(normal(2, 1, *x), normal(1, 2, *w), normal(2), stride=two, padding=1),
+        s(normal(2, 1, *x), normal(1, 1, *w), dilation=two),
+        s(normal(2, 1, *x), normal(1, 1, *w), stride=2, output_padding=1),
+        s(normal(1, 1, *x), normal(1, 1, *w), dilation=3, output_padding=2),
+    ]
 
 
 BIG = [[[[1e4, -1e4, 0.0], [1e4, 1e4, -1e4], [0.0, 1e-8, 1e4]]]]
@@ -143,12 +176,29 @@ SMALL = [[[[1e4, -1e4], [1e-8, 0.0]]]]
 SIGNAL = [[[1e4, -1e4, 1e-8, 0.0]]]
 
 CONVOLUTIONS = [
-    *[Entry(f"conv{n}d", over(n, convolve), convolutions(n), torch=f"nn.functional.conv{n}d", errors=shape_errors(n),
-            finite=[at(SIGNAL, [[[1e4, -1e4]]]) if n == 1 else at(BIG, SMALL, [1e4])]) for n in (1, 2)],
-    *[Entry(f"conv_transpose{n}d", over(n, transpose_convolve), transposed(n), torch=f"nn.functional.conv_transpose{n}d",
-            errors=shape_errors(n, transposed=True), finite=[at(SIGNAL, [[[1e4, -1e4]]]) if n == 1 else at(BIG, SMALL, [1e4])])
-      for n in (1, 2)],
-]  # fmt: skip
+    *[
+        Entry(
+            f"conv{n}d",
+            over(n, convolve),
+            convolutions(n),
+            torch=f"nn.functional.conv{n}d",
+            errors=shape_errors(n),
+            finite=[at(SIGNAL, [[[1e4, -1e4]]]) if n == 1 else at(BIG, SMALL, [1e4])],
+        )
+        for n in (1, 2)
+    ],
+    *[
+        Entry(
+            f"conv_transpose{n}d",
+            over(n, transpose_convolve),
+            transposed(n),
+            torch=f"nn.functional.conv_transpose{n}d",
+            errors=shape_errors(n, transposed=True),
+            finite=[at(SIGNAL, [[[1e4, -1e4]]]) if n == 1 else at(BIG, SMALL, [1e4])],
+        )
+        for n in (1, 2)
+    ],
+]
 
 # ---- pooling ---------------------------------------------------------------------------------------------------------
 
@@ -175,18 +225,36 @@ def pooled(axes: int, x: Any, found: dict) -> Any:
     return like(out, x, axes)
 
 
-def max_pool(axes: int, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Any:
+def max_pool(
+    axes: int,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Any:
     """Take the largest, window by window."""
     x4 = as_images(x, axes)
     h, w = x4.shape[2:]
     places = windows(axes, x, kernel_size, stride, padding, dilation, ceil_mode)
-    return pooled(axes, x, {p: np.max([x4[:, :, i, j] for i, j in cells if 0 <= i < h and 0 <= j < w], axis=0) for p, cells in places})
+    return pooled(
+        axes,
+        x,
+        {p: np.max([x4[:, :, i, j] for i, j in cells if 0 <= i < h and 0 <= j < w], axis=0) for p, cells in places},
+    )
 
 
 def avg_pool(
-    axes: int, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Any:  # fmt: skip
+    axes: int,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
     """Average, window by window."""
     x4, p = as_images(x, axes), pair(padding, axes, 0)
     h, w = x4.shape[2:]
@@ -210,7 +278,9 @@ def adaptive(axes: int, reduce: Any, x: Any, output_size: Any) -> Any:
     return pooled(axes, x, found)
 
 
-def interpolate(x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool = False) -> Any:
+def interpolate(
+    x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool = False
+) -> Any:
     """Resample one axis after the other, element by element."""
     for axis in range(2, x.ndim):
         n = x.shape[axis]
@@ -246,10 +316,16 @@ def pools(make: Any, axes: int) -> list[Sample]:
     """Return samples that both poolings share."""
     x = (7,) if axes == 1 else (5, 4)
     pad = 1 if axes == 1 else (1, 0)
-    return [s(make(2, 2, *x), kernel_size=2), s(make(2, 2, *x), kernel_size=3, stride=2), s(make(2, *x), kernel_size=2, stride=1),
-            s(make(2, 1, *x), kernel_size=2, padding=pad), s(make(2, 1, *x), kernel_size=3, stride=2, padding=1, ceil_mode=True),
-            s(make(1, 1, *x), kernel_size=2, stride=3, ceil_mode=True), s(make(0, 2, *x), kernel_size=2),
-            s(make(1, 1, *x), kernel_size=x if axes == 2 else 7)]  # fmt: skip
+    return [
+        s(make(2, 2, *x), kernel_size=2),
+        s(make(2, 2, *x), kernel_size=3, stride=2),
+        s(make(2, *x), kernel_size=2, stride=1),
+        s(make(2, 1, *x), kernel_size=2, padding=pad),
+        s(make(2, 1, *x), kernel_size=3, stride=2, padding=1, ceil_mode=True),
+        s(make(1, 1, *x), kernel_size=2, stride=3, ceil_mode=True),
+        s(make(0, 2, *x), kernel_size=2),
+        s(make(1, 1, *x), kernel_size=x if axes == 2 else 7),
+    ]
 
 
 def pool_errors(name: str, axes: int) -> list[Error]:
@@ -259,7 +335,9 @@ def pool_errors(name: str, axes: int) -> list[Error]:
         Error(lambda f: f(x, 4), ValueError, rf"{name}: kernel size .*4.* is greater than the padded input .*3"),
         Error(lambda f: f(x, 0), ValueError, rf"{name}: kernel_size must be an integer >= 1.*got 0"),
         Error(lambda f: f(x, 2, stride=0), ValueError, rf"{name}: stride must be .*got 0"),
-        Error(lambda f: f(x, 2, padding=2), ValueError, rf"{name}: padding must be at most half the kernel size 2, got 2"),
+        Error(
+            lambda f: f(x, 2, padding=2), ValueError, rf"{name}: padding must be at most half the kernel size 2, got 2"
+        ),
         Error(lambda f: f(x[0, 0] if axes == 1 else x[0, 0, 0], 2), ValueError, rf"{name}: x must be \(n, c"),
         Error(lambda f: f(x.astype(int), 2), TypeError, rf"{name}: x must be floating, got int64"),
     ]
@@ -279,45 +357,120 @@ def sizes(make: Any, axes: int) -> list[Sample]:
     """Return samples with windows of equal length and of several lengths."""
     x = (6,) if axes == 1 else (4, 6)
     more = [] if axes == 1 else [s(make(2, 1, *x), output_size=(3, 4)), s(make(2, 1, *x), output_size=(None, 2))]
-    return [*(s(make(2, 1, *x), output_size=n) for n in (1, 2, 4, 7)), s(make(1, *x), output_size=2), s(make(0, 1, *x), output_size=2),
-            *more]  # fmt: skip
+    return [
+        *(s(make(2, 1, *x), output_size=n) for n in (1, 2, 4, 7)),
+        s(make(1, *x), output_size=2),
+        s(make(0, 1, *x), output_size=2),
+        *more,
+    ]
 
 
 def finite_pool(axes: int, **settings: Any) -> list[Sample]:
     """Return images far out, with ties."""
-    return [at(BIG if axes == 2 else SIGNAL, **settings), at([[[[1e4] * 4] * 4]] if axes == 2 else [[[1e4] * 4]], **settings)]
+    return [
+        at(BIG if axes == 2 else SIGNAL, **settings),
+        at([[[[1e4] * 4] * 4]] if axes == 2 else [[[1e4] * 4]], **settings),
+    ]
 
 
 POOLS = [
-    *[Entry(f"max_pool{n}d", over(n, max_pool), [*pools(distinct, n), s(distinct(1, 1, *(7, 7)[:n]), kernel_size=3, dilation=2, stride=1)],
-            torch=f"nn.functional.max_pool{n}d", errors=pool_errors(f"max_pool{n}d", n), finite=finite_pool(n, kernel_size=2, stride=1))
-      for n in (1, 2)],
-    *[Entry(f"avg_pool{n}d", over(n, avg_pool),
-            [*pools(normal, n), s(normal(1, 1, *(5, 5)[:n]), kernel_size=3, stride=2, padding=1, count_include_pad=False, ceil_mode=True),
-             *([s(normal(1, 1, 4, 4), kernel_size=3, divisor_override=5)] if n == 2 else [])],
-            torch=f"nn.functional.avg_pool{n}d", errors=pool_errors(f"avg_pool{n}d", n), finite=finite_pool(n, kernel_size=2, stride=1))
-      for n in (1, 2)],
-    *[Entry(f"adaptive_{kind}_pool{n}d", lambda x, output_size, n=n, f=f: adaptive(n, f, x, output_size), sizes(make, n),
-            torch=f"nn.functional.adaptive_{kind}_pool{n}d", errors=size_errors(f"adaptive_{kind}_pool{n}d", n),
-            finite=finite_pool(n, output_size=2))
-      for n in (1, 2) for kind, f, make in (("avg", np.mean, normal), ("max", np.max, distinct))],
-    Entry("interpolate", interpolate,
-          [*(s(normal(2, 1, 4), mode=m, **to) for m in ("nearest", "linear", "area") for to in ({"size": 6}, {"size": 3}, {"scale_factor": 2.0})),
-           *(s(normal(2, 1, 3, 4), mode=m, **to) for m in ("nearest", "bilinear") for to in ({"size": (5, 3)}, {"scale_factor": (2.0, 1.5)})),
-           s(normal(2, 1, 3), size=5, mode="linear", align_corners=True), s(normal(1, 2, 3, 3), size=(1, 5), mode="bilinear", align_corners=True),
-           s(normal(0, 1, 4), size=2)],
-          torch="nn.functional.interpolate", finite=[at(BIG, size=(2, 4), mode="bilinear")],
-          errors=[Error(lambda f: f(np.ones((1, 1, 3))), ValueError, r"interpolate: .*size or scale_factor"),
-                  Error(lambda f: f(np.ones((1, 1, 3)), 2, 2.0), ValueError, r"interpolate: .*size or scale_factor"),
-                  Error(lambda f: f(np.ones((1, 3)), 2), ValueError, r"interpolate: x must be"),
-                  Error(lambda f: f(np.ones((1, 1, 3)), 2, mode="bilinear"), ValueError, r"interpolate: mode must be .*'linear', got 'bilinear'"),
-                  Error(lambda f: f(np.ones((1, 1, 3)), 0), ValueError, r"interpolate: size must be an integer >= 1"),
-                  Error(lambda f: f(np.ones((1, 1, 3)), scale_factor=0.1), ValueError, r"interpolate: size must be an integer >= 1")]),
-    Entry("pixel_shuffle", pixel_shuffle,
-          [s(normal(2, 4, 2, 3), upscale_factor=2), s(normal(9, 1, 2), upscale_factor=3), s(normal(2, 2, 1, 2), upscale_factor=1)],
-          torch="nn.functional.pixel_shuffle", finite=[at([[[1e4]], [[-1e4]], [[0.0]], [[1e-8]]], upscale_factor=2)],
-          errors=[Error(lambda f: f(np.ones((3, 2, 2)), 2), ValueError, r"pixel_shuffle: x must be .*r=2, got \(3, 2, 2\)"),
-                  Error(lambda f: f(np.ones((4, 2)), 2), ValueError, r"pixel_shuffle: x must be")]),
-]  # fmt: skip
+    *[
+        Entry(
+            f"max_pool{n}d",
+            over(n, max_pool),
+            [*pools(distinct, n), s(distinct(1, 1, *(7, 7)[:n]), kernel_size=3, dilation=2, stride=1)],
+            torch=f"nn.functional.max_pool{n}d",
+            errors=pool_errors(f"max_pool{n}d", n),
+            finite=finite_pool(n, kernel_size=2, stride=1),
+        )
+        for n in (1, 2)
+    ],
+    *[
+        Entry(
+            f"avg_pool{n}d",
+            over(n, avg_pool),
+            [
+                *pools(normal, n),
+                s(
+                    normal(1, 1, *(5, 5)[:n]),
+                    kernel_size=3,
+                    stride=2,
+                    padding=1,
+                    count_include_pad=False,
+                    ceil_mode=True,
+                ),
+                *([s(normal(1, 1, 4, 4), kernel_size=3, divisor_override=5)] if n == 2 else []),
+            ],
+            torch=f"nn.functional.avg_pool{n}d",
+            errors=pool_errors(f"avg_pool{n}d", n),
+            finite=finite_pool(n, kernel_size=2, stride=1),
+        )
+        for n in (1, 2)
+    ],
+    *[
+        Entry(
+            f"adaptive_{kind}_pool{n}d",
+            lambda x, output_size, n=n, f=f: adaptive(n, f, x, output_size),
+            sizes(make, n),
+            torch=f"nn.functional.adaptive_{kind}_pool{n}d",
+            errors=size_errors(f"adaptive_{kind}_pool{n}d", n),
+            finite=finite_pool(n, output_size=2),
+        )
+        for n in (1, 2)
+        for kind, f, make in (("avg", np.mean, normal), ("max", np.max, distinct))
+    ],
+    Entry(
+        "interpolate",
+        interpolate,
+        [
+            *(
+                s(normal(2, 1, 4), mode=m, **to)
+                for m in ("nearest", "linear", "area")
+                for to in ({"size": 6}, {"size": 3}, {"scale_factor": 2.0})
+            ),
+            *(
+                s(normal(2, 1, 3, 4), mode=m, **to)
+                for m in ("nearest", "bilinear")
+                for to in ({"size": (5, 3)}, {"scale_factor": (2.0, 1.5)})
+            ),
+            s(normal(2, 1, 3), size=5, mode="linear", align_corners=True),
+            s(normal(1, 2, 3, 3), size=(1, 5), mode="bilinear", align_corners=True),
+            s(normal(0, 1, 4), size=2),
+        ],
+        torch="nn.functional.interpolate",
+        finite=[at(BIG, size=(2, 4), mode="bilinear")],
+        errors=[
+            Error(lambda f: f(np.ones((1, 1, 3))), ValueError, r"interpolate: .*size or scale_factor"),
+            Error(lambda f: f(np.ones((1, 1, 3)), 2, 2.0), ValueError, r"interpolate: .*size or scale_factor"),
+            Error(lambda f: f(np.ones((1, 3)), 2), ValueError, r"interpolate: x must be"),
+            Error(
+                lambda f: f(np.ones((1, 1, 3)), 2, mode="bilinear"),
+                ValueError,
+                r"interpolate: mode must be .*'linear', got 'bilinear'",
+            ),
+            Error(lambda f: f(np.ones((1, 1, 3)), 0), ValueError, r"interpolate: size must be an integer >= 1"),
+            Error(
+                lambda f: f(np.ones((1, 1, 3)), scale_factor=0.1),
+                ValueError,
+                r"interpolate: size must be an integer >= 1",
+            ),
+        ],
+    ),
+    Entry(
+        "pixel_shuffle",
+        pixel_shuffle,
+        [
+            s(normal(2, 4, 2, 3), upscale_factor=2),
+            s(normal(9, 1, 2), upscale_factor=3),
+            s(normal(2, 2, 1, 2), upscale_factor=1),
+        ],
+        torch="nn.functional.pixel_shuffle",
+        finite=[at([[[1e4]], [[-1e4]], [[0.0]], [[1e-8]]], upscale_factor=2)],
+        errors=[
+            Error(lambda f: f(np.ones((3, 2, 2)), 2), ValueError, r"pixel_shuffle: x must be .*r=2, got \(3, 2, 2\)"),
+            Error(lambda f: f(np.ones((4, 2)), 2), ValueError, r"pixel_shuffle: x must be"),
+        ],
+    ),
+]
 
 ENTRIES = [*CONVOLUTIONS, *POOLS]

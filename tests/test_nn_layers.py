@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,14 +18,17 @@ import pytest
 import minidl as md
 from minidl import nn
 from minidl.engine.backend import to_numpy
+from minidl.testing import modules as truths
+from minidl.testing.values import results
 
 
 class Case(NamedTuple):
     kind: str
     args: tuple
-    shape: tuple[int, ...]  # of the input
+    shape: tuple  # of the input, or of each input
     options: Mapping[str, Any] = {}
     smooth: bool = True
+    below: int | None = None  # inputs are integers below it
 
     def make(self, device="cpu", dtype="float64"):
         """The layer, its parameters and buffers drawn at random so that nothing is special."""
@@ -37,12 +41,26 @@ class Case(NamedTuple):
                     t.copy_(rng.uniform(0.5, 1.5, t.shape))
         return layer.to(device)
 
-    def input(self, device="cpu", dtype="float64"):
-        x = np.random.default_rng(2).standard_normal(self.shape)
-        return md.tensor(x.astype(dtype), device=device)
+    def arrays(self):
+        """The inputs: distinct numbers, further apart than a step of check_grad, and away from the integers."""
+        rng = np.random.default_rng(2)
+        shapes = self.shape if self.shape and isinstance(self.shape[0], tuple) else (self.shape,)
+        if self.below is not None:
+            return [rng.integers(0, self.below, shape) for shape in shapes]
+        if self.smooth:
+            return [rng.standard_normal(shape) for shape in shapes]
+        return [np.asarray((rng.permutation(n := math.prod(s)).reshape(s) - n // 2) * 0.13 + 0.05) for s in shapes]
+
+    def inputs(self, device="cpu", dtype="float64"):
+        return [md.tensor(a.astype(dtype) if a.dtype.kind == "f" else a, device=device) for a in self.arrays()]
 
     def __str__(self):
-        return f"{self.kind}{self.args}{dict(self.options) or ''}-{'x'.join(map(str, self.shape))}"
+        shapes = self.shape if self.shape and isinstance(self.shape[0], tuple) else (self.shape,)
+        return f"{self.kind}{self.args}{dict(self.options) or ''}-{'-'.join('x'.join(map(str, s)) for s in shapes)}"
+
+
+def attention(*shapes, **options):
+    return Case("MultiheadAttention", (4, 2), shapes, options)
 
 
 CASES = [
@@ -66,111 +84,163 @@ CASES = [
     Case("BatchNorm1d", (3,), (5, 3), {"affine": False}),
     Case("BatchNorm1d", (3,), (5, 3), {"track_running_stats": False, "eps": 0.1}),
     Case("BatchNorm1d", (3,), (5, 3), {"momentum": None}),
+    Case("BatchNorm2d", (3,), (2, 3, 2, 2)),
+    Case("BatchNorm2d", (1,), (3, 1, 1, 2), {"affine": False, "momentum": None}),
+    # ---- activations
+    Case("LeakyReLU", (), (3, 4), smooth=False),
+    Case("LeakyReLU", (0.3,), (), smooth=False),
+    Case("PReLU", (), (3, 4), smooth=False),
+    Case("PReLU", (3,), (2, 3, 2), smooth=False),
+    Case("PReLU", (3, 0.5), (2, 3), smooth=False),
+    Case("ELU", (0.7,), (3, 4), smooth=False),
+    Case("SELU", (), (3, 4), smooth=False),
+    Case("CELU", (0.7,), (3, 4), smooth=False),
+    Case("ReLU6", (), (3, 40), smooth=False),
+    Case("Threshold", (0.25, 7.0), (3, 4), smooth=False),
+    Case("Hardtanh", (), (3, 8), smooth=False),
+    Case("Hardtanh", (-0.7, 0.9), (3, 8), smooth=False),
+    Case("Hardsigmoid", (), (3, 20), smooth=False),
+    Case("Hardswish", (), (3, 20), smooth=False),
+    Case("Softplus", (), (3, 4)),
+    Case("Softplus", (2.0, 1.5), (3, 4), smooth=False),
+    Case("LogSigmoid", (), (3, 4)),
+    Case("SiLU", (), (3, 4)),
+    Case("Mish", (), (3, 4)),
+    Case("GELU", (), (3, 4)),
+    Case("GELU", ("tanh",), (3, 4)),
+    Case("Softsign", (), (3, 4), smooth=False),
+    Case("Softmin", (), (3, 4)),
+    Case("Softmin", (0,), (3, 4)),
+    Case("GLU", (), (3, 4)),
+    Case("GLU", (0,), (4, 3)),
+    # ---- convolution and pooling
+    Case("Conv1d", (2, 3, 3), (2, 2, 6)),
+    Case("Conv1d", (4, 6, 2), (4, 6), {"stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False}),
+    Case("Conv1d", (2, 2, 4), (2, 2, 5), {"padding": "same", "padding_mode": "circular"}),
+    Case("Conv2d", (2, 3, 3), (2, 2, 5, 4)),
+    Case("Conv2d", (2, 3, (3, 2)), (2, 5, 4), {"stride": (1, 2), "padding": (1, 0)}),
+    Case("Conv2d", (4, 2, 2), (2, 4, 5, 4), {"groups": 2, "dilation": (2, 1), "padding": 1}),
+    Case("Conv2d", (2, 2, (3, 2)), (1, 2, 3, 4), {"padding": "same"}),
+    Case("Conv2d", (2, 2, 2), (1, 2, 3, 4), {"padding": "valid", "padding_mode": "reflect"}),
+    Case("Conv2d", (2, 2, 3), (2, 2, 3, 4), {"padding": (1, 2), "padding_mode": "reflect"}),
+    Case("Conv2d", (2, 2, 3), (2, 3, 4), {"padding": 1, "padding_mode": "replicate"}),
+    Case("ConvTranspose1d", (2, 3, 3), (2, 2, 4)),
+    Case("ConvTranspose1d", (4, 6, 3), (4, 4), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+    Case("ConvTranspose2d", (2, 3, 2), (2, 2, 3, 2)),
+    Case("ConvTranspose2d", (2, 2, (3, 2)), (2, 3, 2), {"stride": (2, 1), "dilation": (1, 2), "bias": False}),
+    Case("Upsample", (), (2, 3, 2, 3), {"scale_factor": 2}),
+    Case("Upsample", (), (2, 3, 3), {"size": 5, "mode": "linear"}),
+    Case("Upsample", (), (2, 1, 2, 3), {"scale_factor": (1.5, 2.0), "mode": "bilinear"}),
+    Case("Upsample", ((5, 4),), (2, 1, 2, 3), {"mode": "bilinear", "align_corners": True}),
+    Case("PixelShuffle", (2,), (2, 8, 2, 3)),
+    Case("MaxPool1d", (2,), (2, 3, 6), smooth=False),
+    Case("MaxPool1d", (3, 1, 1), (3, 6), {"ceil_mode": True}, smooth=False),
+    Case("MaxPool2d", (2,), (2, 3, 5, 4), smooth=False),
+    Case("MaxPool2d", (3, 2, 1), (3, 5, 4), {"dilation": (1, 2), "ceil_mode": True}, smooth=False),
+    Case("AvgPool1d", (2,), (2, 3, 6)),
+    Case("AvgPool1d", (3, 2, 1), (3, 6), {"count_include_pad": False}),
+    Case("AvgPool2d", (2,), (2, 3, 5, 4)),
+    Case("AvgPool2d", ((3, 2), 2, 1), (3, 6, 5), {"ceil_mode": True}),
+    Case("AvgPool2d", (2,), (2, 3, 5, 4), {"divisor_override": 3}),
+    Case("AdaptiveAvgPool1d", (3,), (2, 3, 5)),
+    Case("AdaptiveAvgPool2d", ((2, None),), (2, 3, 5, 4)),
+    Case("AdaptiveAvgPool2d", (1,), (2, 3, 5, 4)),
+    Case("AdaptiveMaxPool1d", (3,), (2, 3, 5), smooth=False),
+    Case("AdaptiveMaxPool2d", ((2, 3),), (2, 3, 5, 4), smooth=False),
+    # ---- norms of each sample
+    Case("LayerNorm", (4,), (3, 4)),
+    Case("LayerNorm", ((2, 4),), (3, 2, 4), {"eps": 0.1}),
+    Case("LayerNorm", (4,), (3, 4), {"elementwise_affine": False}),
+    Case("LayerNorm", (4,), (2, 3, 4), {"bias": False}),
+    Case("RMSNorm", (4,), (3, 4)),
+    Case("RMSNorm", ((2, 4),), (3, 2, 4), {"eps": 0.1, "elementwise_affine": False}),
+    Case("GroupNorm", (2, 4), (3, 4)),
+    Case("GroupNorm", (2, 4), (2, 4, 2, 3), {"eps": 0.1}),
+    Case("GroupNorm", (4, 4), (2, 4, 3), {"affine": False, "eps": 0.1}),
+    Case("InstanceNorm1d", (3,), (2, 3, 4)),
+    Case("InstanceNorm1d", (3,), (3, 4), {"affine": True}),
+    Case("InstanceNorm2d", (3,), (2, 3, 2, 2), {"affine": True, "eps": 0.1}),
+    Case("InstanceNorm2d", (3,), (3, 2, 2)),
+    # ---- sequences
+    Case("Embedding", (5, 3), (2, 4), below=5),
+    Case("Embedding", (5, 3, -2), (4,), below=5),
+    Case("PositionalEncoding", (4,), (3, 2, 4), {"max_len": 6}),
+    Case("PositionalEncoding", (3, 4, True), (2, 4, 3)),
+    Case("PositionalEncoding", (4,), (3, 4), {"max_len": 3}),
+    Case("RNN", (3, 2), (4, 2, 3)),
+    Case("RNN", (3, 2, 2, "relu"), (4, 2, 3)),  # positive weights and a step towards the positive: no kink is near
+    Case("RNN", (2, 3), (4, 2), {"bidirectional": True, "bias": False}),
+    Case("RNN", (3, 2), ((4, 2, 3), (1, 2, 2))),
+    Case("LSTM", (3, 2), (3, 2, 3)),
+    Case("LSTM", (3, 2), (2, 3, 3), {"batch_first": True, "num_layers": 2, "bidirectional": True}),
+    Case("LSTM", (3, 2), (3, 3), {"bias": False}),
+    Case("GRU", (3, 2), (3, 2, 3)),
+    Case("GRU", (3, 2), (2, 3, 3), {"batch_first": True, "num_layers": 2, "bidirectional": True, "bias": False}),
+    Case("GRU", (3, 2), ((3, 3), (1, 2))),
+    Case("GRU", (3, 2), (3, 2, 3), {"num_layers": 2, "dropout": 0.4}),
+    attention((3, 2, 4), (5, 2, 4), (5, 2, 4)),
+    attention((2, 3, 4), (2, 5, 4), (2, 5, 4), batch_first=True, bias=False),
+    attention((2, 4), (3, 3), (3, 5), kdim=3, vdim=5),
+    attention((3, 2, 4), (3, 2, 4), (3, 2, 4), dropout=0.4),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-def pure(layer):
-    """The layer as a function of its input and its parameters, the same at every call."""
-    owners = [
-        (layer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in layer.parameters().names
-    ]
-    frozen = nn.frozen_statistics()
-
-    def function(x, *values):
-        for (module, name), value in zip(owners, values, strict=True):
-            vars(module)[name] = value
-        with frozen:
-            return layer(x)
-
-    return function
+RANDOM = [case for case in CASES if case.kind == "Dropout" or case.options.get("dropout")]
 
 
 # ---- the battery -------------------------------------------------------------------------------------------------
 
 
 def test_every_layer_is_in_the_table():
-    not_layers = {
-        "Module",
-        "Sequential",
-        "ModuleList",
-        "ModuleDict",
-        "CrossEntropyLoss",
-        "MSELoss",
-    }  # tests of their own
-    classes = {name for name in nn.__all__ if inspect.isclass(getattr(nn, name))}
+    not_layers = {"Module", "Sequential", "ModuleList", "ModuleDict", "Residual"}  # tests of their own
+    classes = {name for name in nn.__all__ if inspect.isclass(getattr(nn, name)) and not name.endswith("Loss")}
     layers = {name for name in classes if issubclass(getattr(nn, name), nn.Module)} - not_layers
     assert layers == {case.kind for case in CASES}
 
 
 @each_case
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_derivatives_to_the_third_order_agree_with_differences(case, mode):
-    layer = case.make().train(mode == "train")
-    md.check_grad(pure(layer), [case.input(), *(p.detach() for p in layer.parameters())], order=3 if case.smooth else 2)
+@pytest.mark.parametrize("truth", truths.TRUTHS[1:], ids=lambda truth: truth.__name__)
+def test_every_layer_passes_the_battery_for_users_layers(truth, case):
+    truth(case.make(), case.arrays())
 
 
 @each_case
-def test_float32_stays_float32(case):
-    layer, x = case.make(dtype="float32"), case.input(dtype="float32").requires_grad_()
-    out = layer(x)
-    out.sum().backward()
-    assert {t.dtype for t in (out, x.grad, *(p.grad for p in layer.parameters()))} == {np.dtype("float32")}
-    assert {b.dtype for b in layer.buffers()} <= {np.dtype("float32"), np.dtype("int64")}
+def test_derivatives_agree_with_differences(case):
+    large = case.kind in ("RNN", "LSTM", "GRU", "MultiheadAttention") or not case.smooth
+    truths.check_orders(case.make(), case.arrays(), order=2 if large else 3)
 
 
 @each_case
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_a_gpu_gives_the_same_without_a_transfer(case, mode, fake_cuda):
-    results = []
+    found = []
     for device in ("cpu", "cuda:0"):
-        layer, x = case.make(device).train(mode == "train"), case.input(device).requires_grad_()
+        layer, xs = case.make(device).train(mode == "train"), case.inputs(device)
+        for x in xs:
+            x.requires_grad = x.dtype.kind == "f"
         md.manual_seed(0)
-        with md.transfers(max=case.kind == "Dropout" and mode == "train"):  # the mask is drawn on the host
-            out = layer(x)
-            (out * out).sum().backward()
-        assert out.device == x.grad.device == device
-        tensors = [out, x.grad, *(p.grad for p in layer.parameters()), *layer.buffers()]
-        results.append([to_numpy(t.array) for t in tensors])
-    for a, b in zip(*results, strict=True):
+        with md.transfers(max=case in RANDOM and mode == "train"):  # the mask is drawn on the host
+            outs = results(layer(*xs))
+            sum((out * out).sum() for out in outs).backward()
+        tensors = [*outs, *(t.grad for t in (*xs, *layer.parameters()) if t.requires_grad), *layer.buffers()]
+        assert {t.device for t in tensors} == {device}
+        found.append([to_numpy(t.array) for t in tensors])
+    for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-@each_case
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-def test_a_copy_computes_the_same(case, copied):
-    layer = case.make()
-    other = copied(layer)
-    results = []
-    for one in (layer, other):
-        md.manual_seed(5)
-        results.append(one(case.input()).detach().numpy())
-    assert np.array_equal(*results)
-    assert all(map(np.array_equal, [b.data for b in layer.buffers()], [b.data for b in other.buffers()]))
 
 
 @each_case
 def test_an_array_gives_the_same_values_as_a_tensor(case):
     layer = case.make().eval()
-    assert np.array_equal(to_numpy(md.tensor(layer(case.input().numpy())).array), layer(case.input()).detach().numpy())
+    for a, b in zip(results(layer(*case.arrays())), results(layer(*case.inputs())), strict=True):
+        assert np.array_equal(to_numpy(md.tensor(a).array), b.detach().numpy())
 
 
 @each_case
 def test_the_text_of_a_layer_is_the_call_that_makes_it(case):
     text = repr(case.make()).partition("  #")[0]
+    text += ")" * (text.count("(") - text.count(")"))  # what is inside begins on the next line
     again = eval(f"nn.{text}", {"nn": nn})
-    assert repr(again).partition("  #")[0] == text
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.options.get("track_running_stats", True)], ids=str)
-def test_in_evaluation_a_batch_of_one_works_and_nothing_is_changed_or_drawn(case):
-    layer = case.make().eval()
-    before = {name: b.data.copy() for name, b in layer.named_buffers()}
-    drawn = md.random.get_state()
-    with md.no_grad():
-        layer(case.input()[:1] if len(case.shape) > 1 else case.input())
-    assert all(np.array_equal(b.data, before[name]) for name, b in layer.named_buffers())
-    assert md.random.get_state() == drawn
+    assert repr(again).partition("  #")[0] + ")" * (case.kind == "MultiheadAttention") == text
 
 
 # ---- Linear ------------------------------------------------------------------------------------------------------

@@ -95,8 +95,7 @@ def compiled(source: str) -> Callable[..., None]:
 
     Numba caches only what lies in a real file, so the text is written to one named by its hash.
     """
-    import numba
-
+    numba: Any = importlib.import_module("numba")
     path = _stored(source)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

@@ -168,6 +168,8 @@ class Op:
                     raise mixed_devices(self, args)
             arrays.append(x)
             parents.append(node)
+        if owner is None and self.samplewise is not True:
+            arrays = [np.asarray(x) for x in arrays]  # sum(1.0): only elementwise texts compute with plain numbers
         try:
             if kind is None or kind is np.ndarray:
                 xp = np
@@ -232,6 +234,10 @@ class Op:
         for key, value in zip(self.settings, args[n:], strict=False):
             if key in static:
                 raise TypeError(f"{self.name}: got two values for {key}=")
+            if key == "keepdims" and not isinstance(value, (bool, np.bool_)):
+                raise TypeError(
+                    f"{self.name}: keepdims must be True or False, got {value!r}; settings are best given by name"
+                )
             static[key] = value
         return args[:n]
 

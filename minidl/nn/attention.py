@@ -20,7 +20,7 @@ from .settings import Described, number
 
 
 class MultiheadAttention(Described):
-    """Attention in parts: each head h averages values with weights softmax(q_h k_h' / sqrt(d)), d = embed_dim / num_heads.
+    """Attention in parts: each head averages values with the weights softmax(q k' / sqrt(d)), d = embed_dim/num_heads.
 
     Queries, keys and values are affine maps of the three inputs, and so is the result of the heads side by side.
     Shapes: query (l, n, embed_dim), key (s, n, kdim), value (s, n, vdim) -> (l, n, embed_dim) and the weights, mean of
@@ -46,6 +46,7 @@ class MultiheadAttention(Described):
         num_heads: int,
         dropout: float = 0.0,
         bias: bool = True,
+        *,
         kdim: int | None = None,
         vdim: int | None = None,
         batch_first: bool = False,

@@ -71,7 +71,8 @@ class _Conv(_Convolution):
             padding = sizes(who, "padding, unless 'same' or 'valid',", padding, self.axes, least=0)
         if padding_mode not in _MODES:
             raise ValueError(f"{who}: padding_mode must be one of {', '.join(_MODES)}, got {padding_mode!r}")
-        self.padding, self.padding_mode = padding, padding_mode
+        self.padding: tuple[int, ...] | str = padding
+        self.padding_mode = padding_mode
         self._make(self.out_channels, self.in_channels // self.groups, bias, device, dtype)
 
     def forward(self, x: Any) -> Any:
@@ -88,7 +89,7 @@ class _Conv(_Convolution):
             extra = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             widths = [(n // 2, n - n // 2) for n in extra]
         else:
-            widths = [(n, n) for n in (0 if self.padding == "valid" else self.padding)]
+            widths = [(n, n) for n in (self.padding if isinstance(self.padding, tuple) else (0,) * self.axes)]
         return pad(x, [(0, 0)] * (x.ndim - self.axes) + widths, mode=_MODES[self.padding_mode])
 
 
@@ -134,6 +135,7 @@ class _ConvTranspose(_Convolution):
         groups: int = 1,
         bias: bool = True,
         dilation: Size = 1,
+        *,
         device: str | None = None,
         dtype: Any = None,
     ):

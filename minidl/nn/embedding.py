@@ -33,6 +33,7 @@ class Embedding(Described):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        *,
         device: str | None = None,
         dtype: Any = None,
     ):
@@ -64,8 +65,10 @@ class Embedding(Described):
         weight = Parameter(embeddings, requires_grad=True)
         if weight.ndim != 2:
             raise ValueError(f"Embedding.from_pretrained: embeddings must have 2 axes, got shape {weight.shape}")
-        table = cls(*weight.shape, padding_idx=padding_idx)
-        table.weight = weight.requires_grad_(not freeze)
+        rows, columns = weight.shape
+        table = cls(rows, columns, padding_idx)
+        table.weight = weight
+        weight.requires_grad = not freeze
         return table
 
     def forward(self, x: Any) -> Any:

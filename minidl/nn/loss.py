@@ -16,7 +16,7 @@ from .settings import Described, number
 class _Loss(Described):
     """A loss of an input against a target: its mean over all elements, its sum, or each."""
 
-    reductions = ("mean", "sum", "none")
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
 
     def __init__(self, *, reduction: str = "mean"):
         if reduction not in self.reductions:
@@ -31,10 +31,6 @@ class _Loss(Described):
             if tensor is not None and tensor.dtype.kind != "f":
                 raise TypeError(f"{type(self).__name__}: {name} must be floating, got {tensor.dtype}")
             self.register_buffer(name, tensor)
-
-    def _numbers(self, **named: Any) -> None:
-        for name, value in named.items():
-            setattr(self, name, number(type(self).__name__, name, value))
 
 
 # ---- classes and probabilities -----------------------------------------------------------------------------------
@@ -179,7 +175,7 @@ class L1Loss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    """Error d^2 / (2 beta) for a difference |d| <= beta, |d| - beta / 2 beyond (Girshick 2015, arXiv:1504.08083, eq. 3).
+    """Error d^2 / (2 beta) for a difference |d| <= beta, |d| - beta / 2 beyond (Girshick 2015, arXiv:1504.08083).
 
     >>> nn.SmoothL1Loss(reduction="none", beta=2.0)(tensor([1.0, 5.0]), tensor([0.0, 0.0]))
     tensor([0.25, 4.  ])
@@ -224,7 +220,7 @@ class HingeEmbeddingLoss(_Loss):
 
     def __init__(self, margin: float = 1.0, *, reduction: str = "mean"):
         super().__init__(reduction=reduction)
-        self._numbers(margin=margin)
+        self.margin = number(type(self).__name__, "margin", margin)
 
     def forward(self, input: Any, target: Any) -> Any:
         """Return the loss of distances against targets of 1 and -1."""
@@ -240,7 +236,7 @@ class MarginRankingLoss(_Loss):
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean"):
         super().__init__(reduction=reduction)
-        self._numbers(margin=margin)
+        self.margin = number(type(self).__name__, "margin", margin)
 
     def forward(self, input1: Any, input2: Any, target: Any) -> Any:
         """Return the loss of two scores against targets of 1 and -1."""
@@ -261,7 +257,9 @@ class TripletMarginLoss(_Loss):
         self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean"
     ):
         super().__init__(reduction=reduction)
-        self._numbers(margin=margin, p=p, eps=eps)
+        self.margin = number(type(self).__name__, "margin", margin)
+        self.p = number(type(self).__name__, "p", p)
+        self.eps = number(type(self).__name__, "eps", eps)
         self.swap = bool(swap)
 
     def forward(self, anchor: Any, positive: Any, negative: Any) -> Any:
@@ -281,7 +279,7 @@ class CosineEmbeddingLoss(_Loss):
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean"):
         super().__init__(reduction=reduction)
-        self._numbers(margin=margin)
+        self.margin = number(type(self).__name__, "margin", margin)
 
     def forward(self, input1: Any, input2: Any, target: Any) -> Any:
         """Return the loss of pairs of vectors against targets of 1 and -1."""
@@ -304,7 +302,7 @@ class MultiMarginLoss(_Loss):
         if p not in (1, 2):
             raise ValueError(f"MultiMarginLoss: p must be 1 or 2, got {p!r}")
         self.p = p
-        self._numbers(margin=margin)
+        self.margin = number(type(self).__name__, "margin", margin)
         self._weights(weight=weight)
 
     def forward(self, input: Any, target: Any) -> Any:
@@ -327,7 +325,7 @@ class PoissonNLLLoss(_Loss):
     def __init__(self, log_input: bool = True, full: bool = False, *, eps: float = 1e-8, reduction: str = "mean"):
         super().__init__(reduction=reduction)
         self.log_input, self.full = bool(log_input), bool(full)
-        self._numbers(eps=eps)
+        self.eps = number(type(self).__name__, "eps", eps)
 
     def forward(self, input: Any, target: Any) -> Any:
         """Return the loss of rates, or their logarithms, against counts."""
@@ -346,7 +344,7 @@ class GaussianNLLLoss(_Loss):
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean"):
         super().__init__(reduction=reduction)
         self.full = bool(full)
-        self._numbers(eps=eps)
+        self.eps = number(type(self).__name__, "eps", eps)
 
     def forward(self, input: Any, target: Any, var: Any) -> Any:
         """Return the loss of a mean and a variance against the target."""

@@ -30,6 +30,7 @@ class _MaxPool(_Pool):
         stride: Size | None = None,
         padding: Size = 0,
         dilation: Size = 1,
+        *,
         ceil_mode: bool = False,
     ):
         self._set(kernel_size, stride, padding, ceil_mode)

@@ -15,7 +15,7 @@ from .layers import dtypes_differ, new_parameter, size
 from .settings import Described, number
 
 # One node for all parts: an index for each would fill an array of the whole's size with zeros for each gradient.
-_times = Op(lambda xp, x: tuple(x), joint=lambda gs, outs, x: (stack(gs),), name="times")
+_times = Op(lambda xp, x: tuple(x[t] for t in range(len(x))), joint=lambda gs, outs, x: (stack(gs),), name="times")
 parts = Op(
     lambda xp, x, *, n, axis: tuple(xp.split(x, n, axis=axis)),
     joint=lambda gs, outs, x, *, n, axis: (concatenate(gs, axis=axis),),
@@ -41,6 +41,7 @@ class _Recurrent(Described):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         device: str | None = None,
         dtype: Any = None,
     ):
@@ -163,13 +164,15 @@ class RNN(_Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         device: str | None = None,
         dtype: Any = None,
     ):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"RNN: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
+        settings = (num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(input_size, hidden_size, *settings, device=device, dtype=dtype)
 
     def _step(self, from_x: Any, w_hh: Any, b_hh: Any, *state: Any) -> State:
         z = from_x + F.linear(state[0], w_hh, b_hh)
@@ -204,8 +207,8 @@ class GRU(_Recurrent):
     """Layers of gated recurrent units: h_t = (1 - z) n + z h_(t-1).
 
     With r, z = sigmoid of the first two of the three parts, in the order r, z, n, of W_ih x_t + b_ih + W_hh h_(t-1) +
-    b_hh, and n = tanh(W_in x_t + b_in + r (W_hn h_(t-1) + b_hn)) (Cho et al. 2014, arXiv:1406.1078, with r applied after
-    the product, as in PyTorch). Shapes and parameters as in `RNN`, weights with 3 hidden_size rows.
+    b_hh, and n = tanh(W_in x_t + b_in + r (W_hn h_(t-1) + b_hn)) (Cho et al. 2014, arXiv:1406.1078, with r applied
+    after the product, as in PyTorch). Shapes and parameters as in `RNN`, weights with 3 hidden_size rows.
 
     >>> layer = nn.GRU(3, 4, bidirectional=True)
     >>> output, h = layer(zeros(5, 7, 3))

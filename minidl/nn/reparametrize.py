@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..engine.node import stamp
 from ..engine.op import Op
 from ..engine.tensor import Parameter, Tensor
@@ -37,7 +35,7 @@ class _Computed:
         vars(module)[self.name] = self.compute(module)
 
     def attach(self, module: Module, weight: Tensor) -> None:
-        """Compute the attribute before each call from now on; after it, cut it from the graph, which cannot be copied."""
+        """Compute the attribute before each call from now on; after it, cut it from the graph."""
         module.register_forward_pre_hook(self)
         module.register_forward_hook(_Detached(self.name))
         vars(module)[self.name] = weight.detach()
@@ -185,11 +183,11 @@ def spectral_norm(
     hook = _SpectralNorm(name, steps, number(who, "eps", eps, low=0), axis)
     weight = _take(who, module, name, axis)
     setattr(module, f"{name}_orig", weight)
-    rng = generator()
-    for part, n in zip("uv", hook.matrix(weight.detach()).shape, strict=True):
-        start = rng.standard_normal(n)
-        start = Tensor((start / np.linalg.norm(start)).astype(weight.dtype), device=weight.device)
-        module.register_buffer(f"{name}_{part}", start)
+    matrix, rng = hook.matrix(weight.detach()), generator()
+    u, v = (Tensor(rng.standard_normal(n).astype(weight.dtype), device=weight.device) for n in matrix.shape)
+    _power_iteration(matrix, u, v, steps=15, eps=hook.eps)  # or evaluation before any training would divide by noise
+    module.register_buffer(f"{name}_u", u)
+    module.register_buffer(f"{name}_v", v)
     hook.attach(module, weight)
     return module
 

@@ -20,7 +20,7 @@ from .state import write
 
 
 def _norm(xp: Any, *arrays: Any, ord: float) -> Any:
-    """Compute (sum |x|^ord)^(1/ord) over all elements of all arrays, in float64, where no square of a float32 overflows."""
+    """Compute (sum |x|^ord)^(1/ord) over all arrays, in float64, where no square of a float32 overflows."""
     sizes = [xp.abs(a).astype(np.float64) for a in arrays if a.size] or [xp.zeros(1)]
     if ord == math.inf:
         return xp.stack([a.max() for a in sizes]).max()

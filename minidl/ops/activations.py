@@ -159,8 +159,8 @@ def hardsigmoid(x: Any) -> Any:
 def hardswish(x: Any) -> Any:
     """Compute x hardsigmoid(x) elementwise (Howard et al. 2019, arXiv:1905.02244, Sec. 5.2).
 
-    >>> hardswish(tensor([-4.0, 1.5, 4.0]))
-    tensor([0.   , 1.125, 4.   ])
+    >>> hardswish(tensor([-1.5, 1.5, 4.0]))
+    tensor([-0.375,  1.125,  4.   ])
     """
     return x * hardsigmoid(x)
 
@@ -273,8 +273,8 @@ def glu(x: Any, axis: int = -1) -> Any:
     half, odd = divmod(x.shape[axis], 2)
     if odd:
         raise ValueError(f"glu: the length along axis {axis} must be even, got {x.shape}")
-    before = (slice(None),) * axis
-    return x[(*before, slice(half))] * sigmoid(x[(*before, slice(half, None))])
+    before: tuple = (slice(None),) * axis
+    return x[before + (slice(half),)] * sigmoid(x[before + (slice(half, None),)])
 
 
 # fmt: off

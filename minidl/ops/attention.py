@@ -48,7 +48,9 @@ def scaled_dot_product_attention(
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale), swap(key))
     if attn_mask is not None:
         if attn_mask.dtype.kind not in "bf":
-            raise TypeError(f"{who}: attn_mask must be bool (True: may look) or floating (added), got {attn_mask.dtype}")
+            raise TypeError(
+                f"{who}: attn_mask must be bool (True: may look) or floating (added), got {attn_mask.dtype}"
+            )
         scores = where(attn_mask, scores, -math.inf) if attn_mask.dtype.kind == "b" else scores + attn_mask
     if is_causal:
         scores = where(earlier(scores), scores, -math.inf)

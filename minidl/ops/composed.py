@@ -10,7 +10,6 @@ from ..engine.backend import MODULES
 from ..engine.op import takes
 from ..engine.tensor import TENSORS, wrap
 from .linalg import operands
-from .shape import numpy_signature
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,6 +23,8 @@ def composed(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **settings: Any) -> Any:
+        if settings and ("dim" in settings or "keepdim" in settings):
+            raise TypeError(f"{function.__name__}: dim= and keepdim= are called axis= and keepdims= here, as in NumPy")
         if not args or type(args[0]) in TENSORS:
             return function(*args, **settings)
         if not takes(args[0]):
@@ -33,4 +34,4 @@ def composed(function: F) -> F:
         out = function(wrap(first), *args[1:], **settings)
         return out if any(type(x) in TENSORS for x in (*args[1:], *settings.values())) else out.array
 
-    return numpy_signature(call)  # type: ignore[return-value]
+    return call  # type: ignore[return-value]

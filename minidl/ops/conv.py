@@ -98,7 +98,7 @@ def _adjoint(xp: Any, g: Any, weight: Any, *, how: Sliding) -> Any:
 def _kernels(xp: Any, x: Any, g: Any, *, how: Sliding) -> Any:
     m, c = g.shape[1], x.shape[1] // how.groups
     g = by_channel(xp, g)
-    total = None
+    total: Any = None
     for rows, columns, block in _columns(xp, x, how):
         part = xp.matmul(block, _grouped(g, how, rows, columns).swapaxes(1, 2))
         total = part if total is None else xp.add(total, part, out=total)
@@ -246,7 +246,9 @@ def _transposed(
     x4, w4 = _check(who, axes, x, weight, bias, groups)
     _check_bias(who, bias, weight.shape[1] * groups)
     if x4.shape[1] != weight.shape[0]:
-        raise ValueError(f"{who}: x {x.shape} has {x4.shape[1]} channels, weight {weight.shape} needs {weight.shape[0]}")
+        raise ValueError(
+            f"{who}: x {x.shape} has {x4.shape[1]} channels, weight {weight.shape} needs {weight.shape[0]}"
+        )
     steps, gaps = pair(who, "stride", stride, axes, least=1), pair(who, "dilation", dilation, axes, least=1)
     pads, more = pair(who, "padding", padding, axes), pair(who, "output_padding", output_padding, axes)
     if any(m >= max(s, d) for m, s, d in zip(more[2 - axes :], steps[2 - axes :], gaps[2 - axes :], strict=True)):

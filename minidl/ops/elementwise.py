@@ -334,6 +334,6 @@ abs = absolute
 __all__ = [
     "abs", "absolute", "add", "astype", "bitwise_and", "bitwise_or", "copy", "divide", "equal", "exp", "greater",
     "greater_equal", "invert", "less", "less_equal", "log", "maximum", "minimum", "move", "multiply", "negative",
-    "not_equal", "power", "sigmoid", "sign", "sqrt", "subtract", "tanh", "where",
+    "not_equal", "power", "sigmoid", "sign", "sqrt", "subtract", "tanh",
 ]
 # fmt: on

@@ -9,14 +9,14 @@ import math
 from typing import Any
 
 from ..engine.backend import array_module
+from .activations import softplus
 from .composed import composed
-from .elementwise import absolute, exp, log, maximum, minimum, sqrt, where
+from .elementwise import absolute, exp, log, minimum, sqrt, where
 from .functions import xlogy
 from .linalg import check_dtypes
-from .network import check_classes, check_reduction, expected_loss, indicator, reduced, relu
+from .network import check_reduction, expected_loss, indicator, reduced, relu
 from .reduce import sum
 from .rounding import clip
-from .activations import softplus
 from .vectors import pairwise_distance
 
 # ---- arguments ---------------------------------------------------------------------------------------------------
@@ -30,9 +30,7 @@ def check_alike(who: str, reduction: str, **named: Any) -> None:
         if not hasattr(y, "dtype"):
             raise TypeError(f"{who}: {name} must be a Tensor or an array, got {type(y).__name__}")
         if y.shape != x.shape:
-            raise ValueError(
-                f"{who}: {first} {x.shape} and {name} {y.shape} must have one shape; reshape one of them"
-            )
+            raise ValueError(f"{who}: {first} {x.shape} and {name} {y.shape} must have one shape; reshape one of them")
         check_dtypes(who, (first, x), (name, y))
 
 
@@ -82,10 +80,12 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     check_alike("huber_loss", reduction, input=input, target=target)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta must be greater than 0, got {delta}")
-    difference = input - target
+    return reduced("huber_loss", _huber(input - target, delta), reduction)
+
+
+def _huber(difference: Any, delta: float) -> Any:
     size = absolute(difference)
-    losses = where(size <= delta, difference * difference * 0.5, (size - 0.5 * delta) * delta)
-    return reduced("huber_loss", losses, reduction)
+    return where(size <= delta, difference * difference * 0.5, (size - 0.5 * delta) * delta)
 
 
 @composed
@@ -100,7 +100,8 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     check_alike("smooth_l1_loss", reduction, input=input, target=target)
-    return huber_loss(input, target, reduction, beta) / beta if beta else l1_loss(input, target, reduction)
+    difference = input - target
+    return reduced("smooth_l1_loss", _huber(difference, beta) / beta if beta else absolute(difference), reduction)
 
 
 # ---- classes and probabilities -----------------------------------------------------------------------------------
@@ -152,9 +153,9 @@ def binary_cross_entropy(input: Any, target: Any, reduction: str = "mean", weigh
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, reduction: str = "mean", weight: Any = None, pos_weight: Any = None
 ) -> Any:
-    """Compute `binary_cross_entropy` of sigmoid(input) from the scores x: pos_weight t log(1 + e^-x) + (1 - t) log(1 + e^x).
+    """Compute `binary_cross_entropy` of sigmoid(x) from the scores x = input, exact to rounding for any finite score.
 
-    Exact to rounding for any finite score. weight and pos_weight broadcast.
+    weight (pos_weight t log(1 + e^-x) + (1 - t) log(1 + e^x)) with the target t; weight and pos_weight broadcast.
 
     >>> binary_cross_entropy_with_logits(tensor([-1e4, 1e4]), tensor([1.0, 1.0]), reduction="none")
     tensor([10000.,     0.])
@@ -198,9 +199,7 @@ def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction
 
 
 @composed
-def margin_ranking_loss(
-    input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean"
-) -> Any:
+def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Any:
     """Compute max(0, margin - t (x1 - x2)): 0 if x1 leads by the margin for t = 1, or x2 does for t = -1.
 
     >>> margin_ranking_loss(tensor([1.0, 1.0]), tensor([3.0, 3.0]), tensor([1.0, -1.0]), reduction="none")
@@ -221,9 +220,10 @@ def triplet_margin_loss(
     swap: bool = False,
     reduction: str = "mean",
 ) -> Any:
-    """Compute max(0, d(anchor, positive) - d(anchor, negative) + margin) with d the `pairwise_distance`: (n, k) -> (n,).
+    """Compute max(0, d(anchor, positive) - d(anchor, negative) + margin) with d the `pairwise_distance`.
 
-    With swap, the negative counts as near if it is near the positive (Balntas et al. 2016, BMVC, Sec. 2.2).
+    Shapes: all (n, k), or (k,) -> (n,) or () before the reduction. With swap, the negative counts as near if it is near
+    the positive (Balntas et al. 2016, BMVC, Sec. 2.2).
 
     >>> round(triplet_margin_loss(tensor([[0.0]]), tensor([[3.0]]), tensor([[1.0]])).item(), 4)
     3.0
@@ -237,9 +237,7 @@ def triplet_margin_loss(
 
 
 @composed
-def cosine_embedding_loss(
-    input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean"
-) -> Any:
+def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Any:
     """Compute 1 - cos where the target is 1 and max(0, cos - margin) where it is -1, for the angle of two vectors.
 
     Shapes: input1 and input2 (n, k), target (n,); or (k,) and (). A zero vector has the cosine 0.
@@ -314,7 +312,7 @@ def poisson_nll_loss(
 def gaussian_nll_loss(
     input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Any:
-    """Compute -log of the Gaussian density of the target: (log v + (x - t)^2 / v) / 2 for the variance v = max(var, eps).
+    """Compute -log of the Gaussian density of the target t: (log v + (x - t)^2 / v) / 2, v = max(var, eps), x = input.
 
     Shapes: var like input, or broadcasting against it. `full` adds log(2 pi) / 2. Where var < eps its derivative is 0.
     ValueError for a negative variance, except on a GPU (Nix & Weigend 1994, Eq. 3).

@@ -14,6 +14,7 @@ import numpy as np
 from ..engine.backend import array_module
 from ..engine.node import mode
 from ..engine.op import Op
+from .composed import composed
 from .elementwise import exp, where
 from .linalg import check_dtypes, matmul, operands
 from .reduce import floating, kept, shift, total
@@ -345,6 +346,7 @@ def expected_loss(
     return reduced(who, -(q * w * where(impossible, 0.0, log_p)).sum(axis=axis), reduction, counted)
 
 
+@composed
 def cross_entropy(
     logits: Any,
     target: Any,
@@ -376,7 +378,7 @@ def cross_entropy(
     kind = target.dtype.kind if hasattr(target, "dtype") else "i"
     if weight is None and ignore_index is None and not label_smoothing and kind != "f":
         return _cross_entropy(logits, target, axis=axis, reduction=reduction)
-    (logits,), (target,) = operands("cross_entropy", logits), operands("cross_entropy", target)
+    (target,) = operands("cross_entropy", target)
     if kind != "f" or logits.shape != target.shape:
         _check_shapes(logits, target, axis)
     elif ignore_index is not None:

@@ -75,7 +75,7 @@ _max_pool = Op(
     samplewise=_rows,
 )
 
-# Which element won is a constant almost everywhere, so putting a gradient back and taking it out are linear, and adjoint.
+# Which element won is constant almost everywhere: putting a gradient back and taking it out are linear, and adjoint.
 _unpool = Op(
     _put_back,
     lambda u, out, g, x, best, *, how: _pick(u, x, best, how=how),
@@ -106,7 +106,12 @@ def _max(who: str, axes: int, x: Any, kernel: Size, stride: Any, padding: Size, 
 
 
 def max_pool1d(
-    x: Any, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+    x: Any,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> Any:
     """Take the largest element of each window of a signal, (n, c, l) or (c, l). See `max_pool2d`.
 
@@ -117,7 +122,12 @@ def max_pool1d(
 
 
 def max_pool2d(
-    x: Any, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+    x: Any,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> Any:
     """Take the largest element of each window of an image.
 
@@ -159,9 +169,7 @@ _window_spread = Op(
 )
 
 # How many cells of each window lie on the image, or on its padding: (1, 1, oh, ow), of x's dtype.
-_counts = Op(
-    lambda xp, x, *, how: _totals(xp, xp.ones((1, 1, *how.size), x.dtype), how=how), name="avg_pool_counts"
-)
+_counts = Op(lambda xp, x, *, how: _totals(xp, xp.ones((1, 1, *how.size), x.dtype), how=how), name="avg_pool_counts")
 
 
 def _average(
@@ -216,9 +224,7 @@ def avg_pool2d(
     >>> avg_pool2d(tensor([[[1.0, 2.0, 3.0], [6.0, 5.0, 4.0]]]), 2, stride=1)
     tensor([[[3.5, 3.5]]])
     """
-    return _average(
-        "avg_pool2d", 2, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
+    return _average("avg_pool2d", 2, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 # ---- to a given size ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from ..engine.backend import to_device
 from ..engine.op import Op
-from .elementwise import where
+from .elementwise import where as choose
 from .index import getitem, scatter, take
 from .shape import along, beside, broadcast_to, device, integers, on_array, operand, ravel, reshape, transpose
 
@@ -201,7 +201,7 @@ def tril(x: Any, k: int = 0) -> Any:
     tensor([[1., 0.],
             [3., 4.]])
     """
-    return where(_triangle(x, k, "tril"), x, False)
+    return choose(_triangle(x, k, "tril"), x, False)
 
 
 @on_array
@@ -212,7 +212,7 @@ def triu(x: Any, k: int = 0) -> Any:
     tensor([[1., 2.],
             [0., 4.]])
     """
-    return where(_triangle(x, k - 1, "triu"), False, x)
+    return choose(_triangle(x, k - 1, "triu"), False, x)
 
 
 def _diagonal(xp: Any, *, n: int, k: int) -> tuple[Any, Any]:
@@ -279,9 +279,25 @@ def nonzero(x: Any) -> tuple[Any, ...]:
     return _nonzero(atleast_1d(x))
 
 
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    """Choose elementwise: x where condition is true, y elsewhere; of a condition alone, the indices where it is true.
+
+    The one that is not chosen gets the gradient 0, but 0 times its own derivative may be NaN: `where(x > 0, log(x), 0)`
+    has a NaN gradient at x = 0; write `log(where(x > 0, x, 1))`.
+
+    >>> where(tensor([True, False]), tensor([1.0, 2.0]), 0.0)
+    tensor([1., 0.])
+    """
+    if x is None and y is None:
+        return nonzero(condition)
+    if x is None or y is None:
+        raise TypeError("where: give both x and y, or neither")
+    return choose(condition, x, y)
+
+
 # fmt: off
 __all__ = [
-    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "meshgrid", "moveaxis", "nonzero",
-    "repeat", "roll", "split", "swapaxes", "tile", "tril", "triu",
+    "atleast_1d", "atleast_2d", "atleast_3d", "diag", "diagonal", "flip", "meshgrid", "moveaxis", "nonzero", "repeat",
+    "roll", "split", "swapaxes", "tile", "tril", "triu", "where",
 ]
 # fmt: on

@@ -139,7 +139,7 @@ std = Op(
 
 def _max_rule(g: Any, out: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Share the gradient evenly among the elements that attain the maximum."""
-    attains = (x == kept(out, x, axis, keepdims)).astype(g.dtype)
+    attains = ((x == kept(out, x, axis, keepdims)) | (x != x)).astype(g.dtype)  # a NaN attains NaN
     return kept(g, x, axis, keepdims) * (attains / attains.sum(axis=axis, keepdims=True))
 
 
@@ -196,9 +196,14 @@ def shift(xp: Any, x: Any, axis: Axis) -> Any:
     return xp.maximum(largest, lowest(x.dtype))
 
 
+_ADD: Any = np.add
+
+
 def total(x: Any, axis: int, keepdims: bool = False) -> Any:
     """Sum a raw array over one axis: NumPy's ufunc itself, which its method calls after a detour through Python."""
-    return np.add.reduce(x, axis, keepdims=keepdims) if type(x) is np.ndarray else x.sum(axis=axis, keepdims=keepdims)
+    if type(x) is not np.ndarray:
+        return x.sum(axis=axis, keepdims=keepdims)
+    return _ADD.reduce(x, axis, keepdims=keepdims)
 
 
 def _logsumexp(xp: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:

@@ -154,7 +154,7 @@ def sliding(
         steps -= ceil and steps * s >= b + n
         places.append(steps + 1)
         ends.append(max(a, steps * s + k - b - n))
-    return how._replace(out=tuple(places), after=tuple(ends))
+    return how._replace(out=(places[0], places[1]), after=(ends[0], ends[1]))
 
 
 def places(

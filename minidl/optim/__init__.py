@@ -1,10 +1,11 @@
 """Optimizers: each is its paper's equation (`update`) and its numbers (`scalars`); `Optimizer` does the rest."""
 
-from . import schedules
+from . import lr_scheduler, schedules
 from .adam import Adam, AdamW
 from .adaptive import Adadelta, Adagrad, Adamax, RMSprop
 from .base import Optimizer
 from .classic import ASGD, OptimisticAdam, OptimisticGD, PolyakSGD, Rprop
+from .gradients import AdaptiveClip, GradientNoise
 from .lookahead import Lookahead
 from .moments import AdaBelief, AdaBound, NAdam, RAdam, Yogi
 from .sgd import SGD, SGDW
@@ -23,6 +24,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "AdaptiveClip",
+    "GradientNoise",
     "Lion",
     "Lookahead",
     "NAdam",
@@ -36,5 +39,6 @@ __all__ = [
     "SignSGD",
     "Signum",
     "Yogi",
+    "lr_scheduler",
     "schedules",
 ]

@@ -33,7 +33,6 @@ from .values import (
     tensors,
 )
 
-STRICT = {"over": "raise", "divide": "raise", "invalid": "raise"}  # underflow to 0 is the right answer, not an error
 Rng = np.random.Generator
 
 
@@ -115,9 +114,7 @@ def check_value(op: Callable, case: Any, rng: Rng) -> None:
 def check_orders(op: Callable, case: Any, rng: Rng, order: int = 3) -> None:
     """The derivatives are those of central differences, up to the order asked for."""
     if case.orders:
-        check_grad(
-            lambda *xs: results(case.call(op, *xs)), case.arrays(rng), min(order, case.orders), **case.tolerance
-        )
+        check_grad(lambda *xs: results(case.call(op, *xs)), case.arrays(rng), min(order, case.orders), **case.tolerance)
 
 
 def check_layouts(op: Callable, case: Any, rng: Rng) -> None:
@@ -256,7 +253,7 @@ def check_device(op: Callable, case: Any, rng: Rng, device: str) -> None:
 def check_finite(op: Callable, case: Any, arrays: list) -> None:
     """Value, gradient and second derivative are finite and come without a warning, in float32 and float64."""
     for dtype in (SINGLE, DOUBLE):
-        with np.errstate(**STRICT):  # type: ignore[call-overload]
+        with np.errstate(over="raise", divide="raise", invalid="raise"):  # underflow to 0 is right
             outs, orders = run(op, case, cast(arrays, dtype), min(2, case.orders))
         for what, ts in zip(("value", "gradient", "second derivative"), (outs, *orders), strict=False):
             for t in ts:
@@ -314,9 +311,9 @@ def check_op(
 
     op: an `Op`, or any function of tensors made of operations. inputs: float64 arrays or tensors (integer ones are
     constants), at which op is smooth; settings are passed on to op. Checked: arrays give arrays and tensors tensors,
-    with the numbers, shape and dtype of `reference`, the same in NumPy, if given, up to rtol and atol; derivatives up to
-    `order` (0: none) against differences, with the tolerance {"rtol": ..., "atol": ...} of `check_grad`; the same for
-    other layouts in memory; float32 and, unless `float16` is False, float16 stay what they are, and are float64
+    with the numbers, shape and dtype of `reference`, the same in NumPy, if given, up to rtol and atol; derivatives up
+    to `order` (0: none) against differences, with the tolerance {"rtol": ..., "atol": ...} of `check_grad`; the same
+    for other layouts in memory; float32 and, unless `float16` is False, float16 stay what they are, and are float64
     rounded; nothing is written into; gradients own their memory; the graph is freed, and not recorded where nobody
     wants it; samples are kept apart if the Op says so; on a GPU, if there is one, the same numbers without a transfer.
 

@@ -48,7 +48,7 @@ def assert_close(
     usual = TOLERANCES.get(typed[0] if typed else DOUBLE, (0.0, 0.0))
     rtol, atol = usual[0] if rtol is None else rtol, usual[1] if atol is None else atol
     exact = not (rtol or atol) and a.dtype.kind != "f"
-    off = np.asarray(a != b if exact else ~np.isclose(*_wide(a, b), rtol=rtol, atol=atol, equal_nan=True))
+    off = np.asarray(a != b if exact else ~np.isclose(_wide(a), _wide(b), rtol=rtol, atol=atol, equal_nan=True))
     if off.any():
         at = tuple(map(int, np.unravel_index(int(off.argmax()), off.shape)))
         count = f"{int(off.sum())} of {off.size} elements differ" + (f", first at {at}" if at else "")
@@ -58,7 +58,9 @@ def assert_close(
 def _assert_alike(actual: Any, expected: Any, rtol: float | None, atol: float | None, what: str) -> None:
     """Compare tuples, lists or dictionaries part by part."""
     keyed = isinstance(expected, Mapping)
-    expect(isinstance(actual, Mapping if keyed else (tuple, list)), f"{what}: {type(actual).__name__}, expected several")
+    expect(
+        isinstance(actual, Mapping if keyed else (tuple, list)), f"{what}: {type(actual).__name__}, expected several"
+    )
     here, there = (dict(x) if keyed else dict(enumerate(x)) for x in (actual, expected))
     expect(here.keys() == there.keys(), f"{what}: has the parts {list(here)}, expected {list(there)}")
     for key, value in there.items():
@@ -70,8 +72,8 @@ def _host(x: Any) -> np.ndarray:
     return to_numpy(x) if is_array(x) else np.asarray(x)
 
 
-def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [a.astype(np.float64) for a in arrays]
+def _wide(a: np.ndarray) -> np.ndarray:
+    return a.astype(np.float64)
 
 
 # ---- what the batteries are tried on -----------------------------------------------------------------------------
@@ -105,7 +107,11 @@ def results(out: Any) -> tuple:
     """Return the tensors in a result, which may be one, or tuples, lists and dictionaries of them; None is left out."""
     if isinstance(out, Mapping):
         out = tuple(out.values())
-    return tuple(t for part in out for t in results(part)) if isinstance(out, (tuple, list)) else (out,) * (out is not None)
+    return (
+        tuple(t for part in out for t in results(part))
+        if isinstance(out, (tuple, list))
+        else (out,) * (out is not None)
+    )
 
 
 def cotangents(outs: tuple, seed: int = 1) -> list[np.ndarray]:

@@ -57,7 +57,8 @@ class CosineRestarts(Schedule):
         n, passed, length = cycle_of(t, self.first, self.t_mul)
         if self.cycles is not None and n >= self.cycles:
             return self.end
-        return self.end + (self.start - self.end) * self.m_mul**n * cosine(passed / length)
+        peak = self.start if self.m_mul == 1 else self.end + (self.start - self.end) * self.m_mul**n
+        return between(self.end, peak, cosine(passed / length))
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Cyclic(Schedule):
     def value(self, t: float) -> float:
         n, height = self.height(t)
         scale = {"triangular": 1.0, "triangular2": 0.5**n, "exp_range": self.gamma**t}[self.mode]
-        return self.base + (self.peak - self.base) * height * scale
+        return between(self.base, self.peak, height * scale)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class OneCycle(Schedule):
         begin = 0.0
         for last, start, end in self._phases():
             x = (t - begin) / (last - begin) if last > begin else 1.0
-            value = between(start, end, x) if self.anneal == "linear" else end + (start - end) * cosine(x)
+            value = between(start, end, x if self.anneal == "linear" else 1 - cosine(x))
             if t <= last:
                 break
             begin = last

@@ -154,7 +154,7 @@ class Polynomial(Schedule):
     def value(self, t: float) -> float:
         t = max(t - self.begin, 0)
         length = self.steps * (max(math.ceil(t / self.steps), 1) if self.cycle else 1)
-        return self.end + (self.start - self.end) * (1 - min(t / length, 1)) ** self.power
+        return between(self.end, self.start, (1 - min(t / length, 1)) ** self.power)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Cosine(Schedule):
         checks.positive(self, "steps", "exponent")
 
     def value(self, t: float) -> float:
-        return self.end + (self.start - self.end) * cosine(min(t / self.steps, 1)) ** self.exponent
+        return between(self.end, self.start, cosine(min(t / self.steps, 1)) ** self.exponent)
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class REX(Schedule):
 
     def value(self, t: float) -> float:
         x = min(t / self.steps, 1)
-        return self.end + (self.start - self.end) * (1 - x) / (1 - x / 2)
+        return between(self.end, self.start, (1 - x) / (1 - x / 2))
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ class Tanh(Schedule):
 
     def value(self, t: float) -> float:
         x = self.lower + (self.upper - self.lower) * min(t / self.steps, 1)
-        return self.end + (self.start - self.end) * (1 - math.tanh(x)) / 2
+        return between(self.end, self.start, (1 - math.tanh(x)) / 2)
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ class FlatCosine(Schedule):
         if t <= held and t < self.total_steps:
             return self.start
         rest = self.total_steps - held
-        return self.end + (self.start - self.end) * (cosine((t - held) / rest) if t < self.total_steps else 0.0)
+        return between(self.end, self.start, cosine((t - held) / rest) if t < self.total_steps else 0.0)
 
 
 COOLDOWNS: dict[str, Any] = {
@@ -378,4 +378,4 @@ class WSD(Schedule):
         if left >= self.cooldown_steps and left > 0:
             return self.peak
         x = 1 - left / self.cooldown_steps if left > 0 else 1.0
-        return float(self.end + (self.peak - self.end) * COOLDOWNS[self.cooldown](x))
+        return between(self.end, self.peak, COOLDOWNS[self.cooldown](x))

@@ -1,0 +1,100 @@
+"""The scheduler that listens to a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..base import Optimizer
+from .base import LRScheduler, check_length, for_group
+
+
+class ReduceLROnPlateau(LRScheduler):
+    """Multiply lr by `factor` when a metric has not improved for more than `patience` steps in a row.
+
+    mode: "min" or "max". Better than the best is: below best - threshold |best| ("rel") or below best - threshold
+    ("abs"), and above for "max". PyTorch's "rel" takes best (1 - threshold), which for a negative best counts worse
+    values as better; for positive ones the two are the same. NaN is never better. After a reduction `cooldown` steps
+    are not counted. lr stays above `min_lr` (one for all groups or a list); reductions smaller than `eps` are left out.
+
+    >>> import minidl as md
+    >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.8)
+    >>> scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    >>> for loss in (3.0, 2.0, 2.0, 2.0):
+    ...     scheduler.step(loss)
+    >>> scheduler.get_last_lr(), scheduler.best
+    ([0.4], 2.0)
+    """
+
+    combinable = False
+
+    def __init__(
+        self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
+        threshold_mode: str = "rel", cooldown: int = 0, min_lr: float | list[float] = 0.0, eps: float = 1e-8,
+    ):  # fmt: skip
+        who = "ReduceLROnPlateau"
+        for name, word, choices in (("mode", mode, ("min", "max")), ("threshold_mode", threshold_mode, ("rel", "abs"))):
+            if word not in choices:
+                raise ValueError(f"{who}: {name} must be {choices[0]!r} or {choices[1]!r}, got {name}={word!r}")
+        if not 0 <= factor < 1:
+            raise ValueError(f"{who}: factor must be in [0, 1), got factor={factor!r}")
+        for name, value in (("patience", patience), ("threshold", threshold), ("cooldown", cooldown), ("eps", eps)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{who}: {name} must be a finite number >= 0, got {name}={value!r}")
+        check_length(who, "min_lr", min_lr, optimizer)
+        self.mode, self.factor, self.patience, self.threshold = mode, factor, patience, threshold
+        self.threshold_mode, self.cooldown, self.min_lr, self.eps = threshold_mode, cooldown, min_lr, eps
+        names = ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps")
+        self.settings = {name: getattr(self, name) for name in names}
+        self.best = math.inf if mode == "min" else -math.inf
+        self.num_bad_epochs = self.cooldown_counter = 0
+        self._bind(optimizer, -1)
+
+    @property
+    def in_cooldown(self) -> bool:
+        """Whether steps are not counted at present."""
+        return self.cooldown_counter > 0
+
+    def is_better(self, metric: float) -> bool:
+        """Tell whether a metric is better than the best so far, by more than the threshold."""
+        if math.isinf(self.best):
+            return metric < self.best if self.mode == "min" else metric > self.best
+        margin = self.threshold * (abs(self.best) if self.threshold_mode == "rel" else 1)
+        return metric < self.best - margin if self.mode == "min" else metric > self.best + margin
+
+    def step(self, metrics: float) -> None:  # type: ignore[override]
+        """Take in the metric of another step, and reduce lr if it is time."""
+        self._take_over()
+        self._refuse_schedules()
+        metric = float(metrics.item() if hasattr(metrics, "item") else metrics)
+        self.last_epoch += 1
+        if self.is_better(metric):
+            self.best, self.num_bad_epochs = metric, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.in_cooldown:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        lrs = [group["lr"] for group in self.optimizer.param_groups]
+        if self.num_bad_epochs > self.patience:
+            lrs = [self._reduced(lr, i) for i, lr in enumerate(lrs)]
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        self._write(lrs, [None] * len(lrs))
+
+    def _reduced(self, lr: float, i: int) -> float:
+        new = max(lr * self.factor, for_group("ReduceLROnPlateau", "min_lr", self.min_lr, i))
+        return new if lr - new > self.eps else lr
+
+    def lrs(self, t: int) -> list[float]:
+        """Return the lr of every group: those that were last written, for they depend on the metrics so far."""
+        return list(self._last_lr)
+
+    def _more_state(self) -> dict[str, Any]:
+        counters = ("num_bad_epochs", "cooldown_counter")
+        return {"best": self.best, **{name: getattr(self, name) for name in counters}}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        self.best = float(state["best"])
+        self.num_bad_epochs, self.cooldown_counter = state["num_bad_epochs"], state["cooldown_counter"]

@@ -1,0 +1,185 @@
+"""Every optimizer with the options it is tested with, its formula as loops, and the libraries it must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optim_by_hand as hand
+from minidl import optim
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with options.
+
+    hand      its formula as loops (None: it has tests of its own, because it needs more than a gradient)
+    scope     what the formula is given: an "element", or a "parameter" (lists)
+    torch     the class of torch.optim that must agree, state and all; None for none
+    optax     (optax, options) -> the transformation that must agree; None for none
+    names     slot -> entry of PyTorch's state
+    rtol      of the comparison with the formula: 1e-12, or 1e-9 where sums of many elements take part
+    """
+
+    kind: type
+    options: dict[str, Any]
+    hand: Callable[..., Any] | None = None
+    scope: str = "element"
+    torch: str | None = None
+    optax: Callable[..., Any] | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    rtol: float = 1e-12
+
+    def __str__(self) -> str:
+        return "-".join([self.kind.__name__, *(f"{k}={v}" for k, v in self.options.items())])
+
+    def make(self, params: Any, **more: Any) -> Any:
+        return self.kind(params, **{**self.options, **more})
+
+
+def grid(kind, by_hand, *options, torch=None, optax=None, names=None, only=None, **more):
+    """Return a case for each of some options; `only` are the options that PyTorch does not have."""
+    cases = []
+    for chosen in options:
+        known = torch if not chosen.keys() & (only or set()) else None
+        cases.append(Case(kind, chosen, by_hand, torch=known, optax=optax, names=names or {}, **more))
+    return cases
+
+
+MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq", "b": "momentum_buffer"}
+MAX = {"lr": 0.01, "maximize": True}
+L2 = {"lr": 0.1, "weight_decay": 0.1}
+DECOUPLED = {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}
+LOW = {"lr": 0.1, "betas": (0.5, 0.75)}
+EDGE = {"lr": 0.1, "betas": (0.0, 0.0)}
+
+TABLE: list[Case] = [
+    *grid(
+        optim.SGDW, hand.sgdw,
+        {}, {"lr": 0.1, "weight_decay": 0.5}, {**MAX, "dampening": 0.5}, {"lr": 0.1, "nesterov": True},
+        {"lr": 0.1, "lr_in_buffer": True, "decay": "schedule"}, {"lr": 0.1, "momentum": 0.0},
+    ),
+    *grid(
+        optim.Adam, hand.adam,
+        {"lr": 0.1, "amsgrad": True, "debias": "torch"}, {"lr": 0.1, "amsgrad": True, "debias": "none"},
+        {"lr": 0.1, "weight_decay": 0.1, "debias": "none"}, {"lr": 0.1, "eps": 0.1, "debias": "keras"},
+        {"lr": 0.1, "eps": 0.1, "debias": "vhat"},
+    ),
+    *grid(
+        optim.Adam, hand.adam, {"lr": 0.1, "eps": 0.1, "amsgrad": True, "debias": "vhat"},
+        optax=lambda optax, o: optax.amsgrad(o["lr"], eps=o["eps"]),
+    ),
+    *grid(
+        optim.AdamW, hand.adamw,
+        {"lr": 0.1, "decay": "schedule"}, {"lr": 0.1, "amsgrad": True, "debias": "none"},
+    ),
+    *grid(
+        optim.Adagrad, hand.adagrad,
+        {}, L2, {**MAX, "initial_accumulator_value": 0.1}, {"lr": 0.1, "lr_decay": 0.5},
+        {"lr": 0.1, "mean": True}, {"lr": 0.1, "mean": True, "eps": 0.1, "lr_decay": 0.1},
+        torch="Adagrad", names={"s": "sum"}, only={"mean"},
+    ),
+    *grid(
+        optim.Adagrad, hand.adagrad,
+        {"lr": 0.1, "eps": 1e-7, "eps_in_sqrt": True, "initial_accumulator_value": 0.1},
+        optax=lambda optax, o: optax.adagrad(o["lr"]),
+    ),
+    *grid(
+        optim.RMSprop, hand.rmsprop,
+        {}, L2, {**MAX, "centered": True}, {"centered": True, "momentum": 0.1, "eps": 0.1},
+        {"lr": 0.1, "momentum": 0.9}, {"alpha": 0.5, "initial_accumulator_value": 1.0},
+        torch="RMSprop", names={"v": "square_avg", "c": "grad_avg", "b": "momentum_buffer"},
+        only={"initial_accumulator_value"},
+    ),
+    *grid(
+        optim.RMSprop, hand.rmsprop,
+        {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "eps_in_sqrt": True, "lr_in_buffer": True, "momentum": 0.9},
+        {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "eps_in_sqrt": True, "lr_in_buffer": True, "momentum": 0.9,
+         "centered": True},
+        optax=lambda optax, o: optax.rmsprop(o["lr"], o["alpha"], o["eps"], centered=o.get("centered", False),
+                                             momentum=o["momentum"]),
+    ),
+    *grid(
+        optim.Adadelta, hand.adadelta,
+        {}, {"rho": 0.95, "weight_decay": 0.9}, {"maximize": True}, {"lr": 0.5, "eps": 0.1},
+        torch="Adadelta", names={"v": "square_avg", "u": "acc_delta"},
+        optax=lambda optax, o: None if {"weight_decay", "maximize"} & o.keys() else
+        optax.adadelta(o.get("lr", 1.0), eps=o.get("eps", 1e-6)),
+    ),
+    *grid(
+        optim.Adamax, hand.adamax, {}, L2, MAX, LOW, EDGE,
+        torch="Adamax", names={"m": "exp_avg", "u": "exp_inf"},
+    ),
+    *grid(
+        optim.NAdam, hand.nadam,
+        {}, L2, MAX, DECOUPLED, LOW, EDGE, {"lr": 0.1, "momentum_decay": 0.006}, {"momentum_decay": 1.0},
+        torch="NAdam", names=MOMENTS,
+    ),
+    *grid(optim.NAdam, hand.nadam, {"lr": 0.1, "variant": "timm", "eps": 0.1}),
+    *grid(
+        optim.NAdam, hand.nadam, {"lr": 0.1, "variant": "optax", "eps": 0.1},
+        optax=lambda optax, o: optax.nadam(o["lr"], eps=o["eps"]),
+    ),
+    *grid(
+        optim.RAdam, hand.radam,
+        {}, L2, MAX, DECOUPLED, LOW, EDGE, {"eps": 0.1}, {"lr": 0.1, "betas": (0.9, 0.5)},
+        {"lr": 0.1, "variant": "paper"}, {"lr": 0.1, "variant": "official"}, {**DECOUPLED, "variant": "official"},
+        torch="RAdam", names=MOMENTS, only={"variant"},
+    ),
+    *grid(
+        optim.AdaBound, hand.adabound,
+        {}, L2, MAX, DECOUPLED, LOW, {"lr": 0.1, "gamma": 0.1, "amsbound": True, "final_lr": 0.2},
+    ),
+    *grid(optim.Yogi, hand.yogi, {}, L2, MAX, DECOUPLED, {**LOW, "initial_accumulator_value": 0.0}),
+    *grid(
+        optim.AdaBelief, hand.adabelief, {"lr": 0.1, "eps": 0.1, "eps_root": 0.01}, {}, LOW,
+        optax=lambda optax, o: optax.adabelief(o.get("lr", 1e-3), *o.get("betas", (0.9, 0.999)), o.get("eps", 1e-16),
+                                               o.get("eps_root", 1e-16)),
+    ),
+    *grid(optim.AdaBelief, hand.adabelief, L2, MAX, DECOUPLED),
+    *grid(
+        optim.ASGD, hand.asgd,
+        {}, {"lr": 0.02, "lambd": 0.1, "t0": 10}, L2, MAX, {"lr": 0.1, "t0": 0, "alpha": 0.5},
+        torch="ASGD", names={"ax": "ax"},
+    ),
+    *grid(
+        optim.Rprop, hand.rprop,
+        {}, {"etas": (0.5, 1.5), "step_sizes": (2e-6, 100.0)}, MAX, {"lr": 2.0, "step_sizes": (0.5, 1.0)},
+        torch="Rprop", names={"previous": "prev", "d": "step_size"},
+    ),
+    *grid(
+        optim.OptimisticGD, hand.optimistic_gd, {}, {"lr": 0.1, "alpha": 0.5, "beta": 2.0},
+        optax=lambda optax, o: optax.optimistic_gradient_descent(o.get("lr", 1e-3), o.get("alpha", 1.0),
+                                                                 o.get("beta", 1.0)),
+    ),
+    *grid(optim.OptimisticGD, hand.optimistic_gd, MAX),
+    *grid(
+        optim.OptimisticAdam, hand.optimistic_adam, {}, {"lr": 0.1, "alpha": 0.5, "beta": 2.0, "eps": 0.1},
+        optax=lambda optax, o: optax.optimistic_adam_v2(o.get("lr", 1e-3), alpha=o.get("alpha", 1.0),
+                                                        beta=o.get("beta", 1.0), eps=o.get("eps", 1e-8),
+                                                        nesterov=False),
+    ),
+    *grid(optim.OptimisticAdam, hand.optimistic_adam, MAX, LOW),
+    *grid(
+        optim.SignSGD, hand.sign_sgd, {}, optax=lambda optax, o: optax.sign_sgd(1e-3),
+    ),
+    *grid(optim.SignSGD, hand.sign_sgd, L2, {**MAX, "momentum": 0.5}),
+    *grid(optim.Signum, hand.signum, {"lr": 0.1}, optax=lambda optax, o: optax.signum(o["lr"])),
+    *grid(optim.Signum, hand.signum, L2),
+    *grid(
+        optim.Lion, hand.lion, {}, {"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.1},
+        optax=lambda optax, o: optax.lion(o.get("lr", 1e-4), *o.get("betas", (0.9, 0.99)),
+                                          weight_decay=o.get("weight_decay", 0.0)),
+    ),
+    *grid(optim.Lion, hand.lion, MAX),
+]  # fmt: skip
+
+# One case each that needs more than a gradient; the file of its trajectory tests.
+SPECIAL = {
+    optim.PolyakSGD: "test_optim_special.py",
+    optim.SWATS: "test_optim_special.py",
+}
+KINDS = list(dict.fromkeys([case.kind for case in TABLE]))
+VARIED = [next(c for c in TABLE if c.kind is kind and c.options.get("lr", 0) >= 0.1) for kind in KINDS
+          if any(c.kind is kind and c.options.get("lr", 0) >= 0.1 for c in TABLE)]  # fmt: skip
