@@ -9,6 +9,7 @@ in `minidl.ops.__all__` that has none. To test a new operation, add its entry to
 from __future__ import annotations
 
 import cases_activations
+import cases_classes
 import cases_conv
 import cases_edges
 import cases_elementwise
@@ -16,12 +17,14 @@ import cases_functions
 import cases_linalg
 import cases_losses
 import cases_network
+import cases_norms
+import cases_pool
 import cases_rearrange
 import cases_reduce
 import cases_shapes
 
 FAMILIES = [cases_elementwise, cases_functions, cases_reduce, cases_shapes, cases_rearrange, cases_network, cases_edges,
-            cases_activations, cases_conv, cases_losses]  # fmt: skip
+            cases_activations, cases_conv, cases_pool, cases_losses, cases_classes, cases_norms]  # fmt: skip
 ENTRIES = [entry for family in FAMILIES for entry in family.ENTRIES]
 CASES = [case for entry in ENTRIES for case in entry.cases()]
 # minidl.linalg and the products it shares with the array functions: `test_linalg` runs the battery over them.

@@ -63,9 +63,7 @@ CASES = {
     "SequentialLR": lambda o: SequentialLR(
         o, [LinearLR(o, 0.1, total_iters=4), CyclicLR(o, 0.01, 0.2, 3), MultiplicativeLR(o, slower)], [4, 15]
     ),
-    "ChainedScheduler": lambda o: ChainedScheduler(
-        [CosineAnnealingLR(o, 9, 0.01), ConstantLR(o, 0.1, 4), StepLR(o, 5, 0.5)]
-    ),
+    "ChainedScheduler": lambda o: ChainedScheduler([CosineAnnealingLR(o, 9), ConstantLR(o, 0.1, 4), StepLR(o, 5, 0.5)]),
 }
 
 

@@ -89,6 +89,15 @@ CASES = {
     "sequence ending in linear": lambda n, o: n.SequentialLR(
         o, [n.ExponentialLR(o, 0.9), n.LinearLR(o, 0.5, total_iters=20)], milestones=[10]
     ),
+    "sequence with a cyclic one": lambda n, o: n.SequentialLR(
+        o, [n.LinearLR(o, 0.1, total_iters=4), n.CyclicLR(o, 0.01, 0.2, 3), n.ExponentialLR(o, 0.9)], milestones=[4, 15]
+    ),
+    "sequence that begins with a cyclic one": lambda n, o: n.SequentialLR(
+        o, [n.CyclicLR(o, 0.01, 0.2, 3), n.ExponentialLR(o, 0.9)], milestones=[15]
+    ),
+    "sequence with a one-cycle": lambda n, o: n.SequentialLR(
+        o, [n.LinearLR(o, 0.1, total_iters=4), n.OneCycleLR(o, 0.2, 20), n.StepLR(o, 9)], milestones=[4, 20]
+    ),
     "chain of factors": lambda n, o: n.ChainedScheduler(
         [n.ConstantLR(o, 0.1, total_iters=4), n.ExponentialLR(o, 0.9), n.StepLR(o, 7, 0.5)]
     ),

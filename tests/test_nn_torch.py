@@ -78,9 +78,10 @@ def test_values_and_two_derivatives_agree(case, mode, tmp_path):
     two = derivatives(theirs, their, [torch.tensor(v) for v in vs], torch.autograd.grad)
     for a, b in zip(arrays(one[0], one[0]), arrays(two[0], two[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    rtol = 1e-7 if case.kind == "Hardsigmoid" else 1e-8  # PyTorch's slope is the float32 number nearest to 1/6
     for k in (1, 2)[: 1 + (two[2] is not None)]:
         for a, b in zip(arrays(one[k], one[1]), arrays(two[k], two[1]), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9 * (1 + abs(b).max(initial=0)))
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-9 * (1 + abs(b).max(initial=0)))
     for name, t in theirs.state_dict().items():
         np.testing.assert_allclose(ours.state_dict()[name].numpy(), t.numpy(), rtol=1e-12, err_msg=name)
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .._cache import cache_folder
 from .formula import COMPARE, LOGICAL, Value
@@ -81,13 +82,15 @@ def _scalar(op: str, x: list[str]) -> str | None:
         return f"{x[0]} {LOGICAL[op]} {x[1]}"
     if op in _CALLS:
         return f"{_CALLS[op]}({', '.join(x)})"
-    return {
-        "negative": lambda: f"-{x[0]}",
-        "square": lambda: f"{x[0]} * {x[0]}",
-        "copy": lambda: x[0],
-        "logical_not": lambda: f"not {x[0]}",
-        "where": lambda: f"{x[1]} if {x[0]} else {x[2]}",
-    }.get(op, lambda: None)()
+    if op == "negative":
+        return f"-{x[0]}"
+    if op == "square":
+        return f"{x[0]} * {x[0]}"
+    if op == "copy":
+        return x[0]
+    if op == "logical_not":
+        return f"not {x[0]}"
+    return f"{x[1]} if {x[0]} else {x[2]}" if op == "where" else None
 
 
 def compiled(source: str) -> Callable[..., None]:

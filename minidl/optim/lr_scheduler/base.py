@@ -50,19 +50,22 @@ class LRScheduler:
     def _who(self) -> str:
         return type(self).__name__
 
-    def _bind(self, optimizer: Optimizer, last_epoch: int) -> None:
-        """Take the optimizer and its initial lr, and write nothing else."""
+    def _bind(self, optimizer: Optimizer, last_epoch: int) -> bool:
+        """Take the optimizer; tell whether this is its first scheduler, which settles its initial lr."""
         if isinstance(last_epoch, bool) or not isinstance(last_epoch, int) or last_epoch < -1:
             raise ValueError(f"{self._who}: last_epoch must be an int >= -1, got last_epoch={last_epoch!r}")
         self.optimizer = optimizer = inner_of(self._who, optimizer)
         self._refuse_schedules()
-        if last_epoch == -1 and optimizer.steps == 0 and optimizer not in _drivers:
+        first = last_epoch == -1 and optimizer.steps == 0 and optimizer not in _drivers
+        if first:
             for group in optimizer.param_groups:  # it may have been changed since the optimizer was made
                 group["initial_lr"] = group["lr"]
         _drivers.setdefault(optimizer, None)
         self.last_epoch = last_epoch + 1
         self.base_lrs: list[float] = []
         self._last_lr: list[float] = [group["lr"] for group in optimizer.param_groups]
+        self._last_momentum: list[float | None] = [None for _ in optimizer.param_groups]
+        return first
 
     def _refuse_schedules(self) -> None:
         for i, group in enumerate(self.optimizer.param_groups):
@@ -140,6 +143,8 @@ class LRScheduler:
         for group, options in zip(groups, new, strict=True):
             group.update(options)
         self._last_lr = list(lrs)
+        before = self._last_momentum + [None] * len(lrs)
+        self._last_momentum = [old if new is None else new for old, new in zip(before, momenta, strict=False)]
 
     def get_last_lr(self) -> list[float]:
         """Return the lr that was last written into each group."""
@@ -155,7 +160,8 @@ class LRScheduler:
         """Return the state: plain numbers, strings and lists. Functions are noted by name."""
         return {
             "kind": self._who, "settings": dict(self.settings), "last_epoch": self.last_epoch,
-            "base_lrs": list(self.bases()), "last_lr": list(self._last_lr), **self._more_state(),
+            "base_lrs": list(self.bases()), "last_lr": list(self._last_lr), "last_momentum": list(self._last_momentum),
+            **self._more_state(),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyper: str = "saved") -> None:
@@ -171,7 +177,7 @@ class LRScheduler:
             raise ValueError(f"{self._who}.load_state_dict: the state does not fit: {'; '.join(problems)}")
         self._refuse_schedules()
         self._load(state_dict)
-        self._restore(state_dict)
+        self._write(self.lrs(self.last_epoch), self._last_momentum)
 
     def _problems(self, state: Mapping[str, Any], hyper: str) -> list[str]:
         """Return what is wrong with a state."""
@@ -194,10 +200,7 @@ class LRScheduler:
         self.last_epoch = state["last_epoch"]
         self.base_lrs = list(state["base_lrs"])
         self._last_lr = list(state["last_lr"])
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        """Write the values of the present t."""
-        self._move(self.last_epoch)
+        self._last_momentum = list(state["last_momentum"])
 
     def _more_state(self) -> dict[str, Any]:
         return {}

@@ -64,6 +64,11 @@ class _Cycling(LRScheduler):
         high, low = (for_group(self._who, name, getattr(self, name), i) for name in names)
         return high, low
 
+    def _set_initial_lr(self) -> None:
+        """Make the first lr of this scheduler the initial one for schedulers that are made later."""
+        for group, lr in zip(self.optimizer.param_groups, self.bases(), strict=True):
+            group["initial_lr"] = lr
+
     def _keep(self, **settings: Any) -> None:
         self.settings = {name: noted(value) for name, value in settings.items()}
         for name, value in settings.items():
@@ -111,10 +116,8 @@ class CyclicLR(_Cycling):
         check_length("CyclicLR", "base_lr", base_lr, optimizer)
         check_length("CyclicLR", "max_lr", max_lr, optimizer)
         self._check_momentum(optimizer)
-        self._bind(optimizer, last_epoch)
-        if last_epoch == -1:
-            for group, lr in zip(self.optimizer.param_groups, self.bases(), strict=True):
-                group["initial_lr"] = lr
+        if self._bind(optimizer, last_epoch):
+            self._set_initial_lr()
         self._move(self.last_epoch)
 
     def initial(self, i: int, group: ParamGroup) -> float:
@@ -179,8 +182,7 @@ class OneCycleLR(_Cycling):
         self._schedule(1.0, div_factor, final_div_factor)
         self._bind(optimizer, last_epoch)
         if last_epoch == -1:
-            for group, lr in zip(self.optimizer.param_groups, self.bases(), strict=True):
-                group["initial_lr"] = lr
+            self._set_initial_lr()
         self._move(self.last_epoch)
 
     def initial(self, i: int, group: ParamGroup) -> float:
