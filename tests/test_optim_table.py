@@ -81,7 +81,7 @@ def test_forty_five_steps_equal_pytorch_with_every_entry_of_the_state(case, rng)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # its step counts, products and rates follow the default dtype
     try:
-        params = parameters(rng)
+        params = [p for i, p in enumerate(parameters(rng)) if i not in case.leave_out]
         theirs = [torch.nn.Parameter(torch.tensor(p.data.copy("C"))) for p in params]
         optimizer, other = case.make(params), getattr(torch.optim, case.torch)(theirs, **case.options, foreach=False)
         for step in range(45):
@@ -94,7 +94,8 @@ def test_forty_five_steps_equal_pytorch_with_every_entry_of_the_state(case, rng)
         for k, (p, q) in enumerate(zip(params, theirs, strict=True)):
             np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-12, atol=1e-14)
             entry = {name: x for name, x in other.state[q].items() if name not in scalars and x is not None}
-            own = {case.names[slot]: x for slot, x in optimizer.state[str(k)].items() if slot != "t"}
+            names = {"r": "variance"} if case.torch == "Adafactor" and p.ndim < 2 else case.names
+            own = {names[slot]: x for slot, x in optimizer.state[str(k)].items() if slot in names}
             assert own.keys() == entry.keys()
             for name, x in own.items():
                 np.testing.assert_allclose(x, entry[name].numpy(), rtol=1e-12, atol=1e-14)
@@ -108,10 +109,8 @@ def test_forty_five_steps_equal_optax(case, rng):
     optax = pytest.importorskip("optax", reason="optax is not installed (pip install optax)")
     jax = pytest.importorskip("jax", reason="jax is not installed (pip install jax)")
     transformation = case.optax(optax, case.options)
-    if transformation is None:
-        pytest.skip("optax has no such option")
     with jax.enable_x64(True):
-        params = parameters(rng)
+        params = [p for i, p in enumerate(parameters(rng)) if i not in case.leave_out]
         optimizer = case.make(params)
         theirs = [jax.numpy.asarray(p.data.copy()) for p in params]
         state = transformation.init(theirs)
@@ -123,7 +122,7 @@ def test_forty_five_steps_equal_optax(case, rng):
             updates, state = advance(gradients, state, theirs)
             theirs = optax.apply_updates(theirs, updates)
         for p, q in zip(params, theirs, strict=True):
-            np.testing.assert_allclose(p.data, np.asarray(q), rtol=max(case.rtol, 1e-11), atol=1e-13)
+            np.testing.assert_allclose(p.data, np.asarray(q), rtol=case.optax_rtol, atol=1e-13)
 
 
 # ---- what holds for all ----------------------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def test_maximizing_minus_f_is_minimizing_f_bitwise(case, rng):
 def test_lr_zero_moves_nothing_or_is_refused(case, rng):
     params = parameters(rng)
     before = arrays(params)
-    if case.kind is optim.Rprop:  # its lr is the first step, which then changes by factors
+    if case.kind in (optim.Rprop, optim.FTRL):  # the first step, which then changes by factors; divided by
         with pytest.raises(ValueError, match="lr must be a finite number > 0"):
             case.make(params, lr=0.0)
     elif case.options.get("decay") == "schedule":
@@ -183,12 +182,13 @@ def test_without_a_gradient_a_parameter_neither_moves_nor_decays_nor_gets_state(
 def test_a_zero_gradient_without_decay_moves_nothing_at_first(case, rng):
     params = parameters(rng)
     before = arrays(params)
+    scale = {optim.FTRL: 0.0, optim.Fromage: 1 / math.sqrt(1.01)}.get(case.kind, 1.0)  # from 0; shrinks at every step
     none = {name: 0.0 for name in ("weight_decay", "lambd") if name in case.make(params).defaults}
     optimizer = case.make(params, **none)
     for p in params:
         p.grad = np.zeros(p.shape)
     optimizer.step()
-    assert_same(arrays(params), before)
+    assert_same(arrays(params), [scale * x for x in before])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -244,7 +244,10 @@ def test_float32_and_float64_may_be_mixed_in_one_optimizer(case, rng):
             q.grad = p.grad.data.copy()
         for each in (optimizer, a, b):
             each.step()
-    assert_same(arrays(params), arrays(alone32 + alone64))
+    # A sum over a parameter depends on the order of the gradient's memory, which a copy changes.
+    for p, q in zip(params, alone32 + alone64, strict=True):
+        tolerance = 0 if case.scope == "element" else 1e-5 if p.dtype == np.float32 else 1e-13
+        np.testing.assert_allclose(p.data, q.data, rtol=tolerance)
 
 
 @pytest.mark.parametrize("case", VARIED, ids=str)
@@ -356,6 +359,10 @@ WRONG = {
     "a number in [0, 1]": [*NUMBER, 1.1, -0.1],
     "two numbers in [0, 1)": [(1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, math.nan), (0.9,), 0.9, None, (0.9, "0.9")],
     "True or False": [1, 0, "yes", None],
+    "a finite number >= 1": [*NUMBER, 0.5],
+    "a finite number >= 0, or None": [math.nan, math.inf, "0.1", True, -1e-3],
+    "two numbers >= 0, the first perhaps None": [(None, None), (None, -1.0), (-1.0, 0.1), (0.1,), 0.1, None],
+    "three finite numbers": [(1.0, 2.0), (1.0, 2.0, math.nan), 1.0, None, "abc"],
     "an int >= 1": [0, 1.0, "1", None, True],
     "an int >= 0": [-1, 1.0, "1", None, True],
     "two numbers, 0 < shrink < 1 < grow": [(0.5,), (1.2, 0.5), (0.0, 1.2), (0.5, math.inf), 0.5, None],

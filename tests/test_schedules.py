@@ -69,6 +69,13 @@ def test_a_schedule_stays_at_its_last_value(case):
     assert case.schedule(10**9) == case.schedule(100)
 
 
+def test_a_growing_schedule_keeps_to_its_bound_where_the_power_is_too_large_for_a_float():
+    assert schedules.Exponential(0.1, 2.0, end=0.5)(10**6) == 0.5
+    w = leaf(2)
+    with pytest.raises(ValueError, match=r"lr must be a finite number >= 0, got lr=inf \(at step 0"):
+        SGD([w], lr=schedules.Shifted(schedules.Step(0.1, 1, 10.0), -400))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_schedule_written_as_text_can_be_read_again(case):
     names = {**CLASSES, "schedule_cases": __import__("schedule_cases")}

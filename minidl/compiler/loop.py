@@ -13,7 +13,8 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,8 @@ def compiled(source: str) -> Callable[..., None]:
 def _stored(source: str) -> Path:
     """Write the text of a kernel to the cache folder, or to a temporary one where that cannot be written."""
     name = f"minidl_loop_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
-    for place in (lambda: cache_folder() / "kernels", lambda: Path(tempfile.mkdtemp(prefix="minidl_"))):
+    for folder in _folders():
         try:
-            folder = place()
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / name
             if not path.exists() or path.read_text() != source:
@@ -123,6 +123,12 @@ def _stored(source: str) -> Path:
                 draft.write_text(source)
                 os.replace(draft, path)
             return path
-        except (OSError, RuntimeError):
+        except OSError:
             continue
     raise RuntimeError("compiled: neither the cache folder nor a temporary one can be written; set MINIDL_FUSE=numpy")
+
+
+def _folders() -> Iterator[Path]:
+    with suppress(RuntimeError):  # the home folder may be unknown
+        yield cache_folder() / "kernels"
+    yield Path(tempfile.mkdtemp(prefix="minidl_"))

@@ -272,7 +272,8 @@ def backward(
     """Add the gradients of tensors to `.grad` of every leaf they depend on (of `inputs` only, if given).
 
     `gradient` is dL/dtensor, of the tensor's shape; for one element it defaults to 1. Afterwards the graph is freed
-    unless `retain_graph` (default: `create_graph`). Nothing is deposited if anything raises.
+    unless `retain_graph` (default: `create_graph`). Nothing is deposited if anything raises. Threads may walk graphs of
+    their own at the same time; two that deposit into one leaf at the same moment may lose one of the gradients.
     RuntimeError: no gradient wanted, more than one element without `gradient`, another shape, a graph already freed.
 
     >>> x = Tensor([3.0], requires_grad=True)

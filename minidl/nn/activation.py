@@ -155,7 +155,7 @@ class Hardswish(Described):
     """Swish of straight lines: x times `Hardsigmoid` of x (Howard et al. 2019, arXiv:1905.02244, Sec. 5.2).
 
     >>> nn.Hardswish()(tensor([-4.0, 1.5, 4.0]))
-    tensor([0.   , 1.125, 4.   ])
+    tensor([-0.   ,  1.125,  4.   ])
     """
 
     def forward(self, x: Any) -> Any:

@@ -92,8 +92,8 @@ class BCELoss(_Loss):
 
     log 0 is taken as -100. ValueError for p outside of [0, 1], except on a GPU, where looking would wait for it.
 
-    >>> nn.BCELoss()(tensor([0.5, 0.0]), tensor([1.0, 0.0])).item() == np.log(2).astype("f") / 2
-    True
+    >>> nn.BCELoss(reduction="none")(tensor([0.5, 0.0]), tensor([1.0, 1.0]))
+    tensor([  0.6931472, 100.       ])
     """
 
     weight: Tensor | None

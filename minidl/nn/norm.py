@@ -222,7 +222,7 @@ class RMSNorm(_Affine):
     Shapes: x (..., *normalized_shape) -> the same; weight normalized_shape, unless elementwise_affine is False. By
     default eps is the spacing of numbers at 1 (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4).
 
-    >>> nn.RMSNorm(2, eps=0.0)(tensor([[1.0, 7.0]]))
+    >>> nn.RMSNorm(2, eps=0.0, elementwise_affine=False)(tensor([[1.0, 7.0]]))
     tensor([[0.2, 1.4]])
     """
 
@@ -250,8 +250,8 @@ class GroupNorm(_Affine):
     Shapes: x (n, num_channels, ...) -> the same; weight and bias (num_channels,) unless affine is False. ValueError
     unless num_groups divides num_channels (Wu & He 2018, arXiv:1803.08494, eq. 1 and 7).
 
-    >>> nn.GroupNorm(2, 4, eps=0.0)(tensor([[1.0, 3.0, 10.0, 30.0]]))
-    tensor([[-1.,  1., -1.,  1.]])
+    >>> nn.GroupNorm(2, 4, eps=0.0)(tensor([[1.0, 3.0, 10.0, 30.0]])).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def clip_grad_norm_(
     >>> w = nn.Parameter([3.0, 4.0])
     >>> (w * w).sum().backward()
     >>> nn.utils.clip_grad_norm_([w], max_norm=1.0), w.grad
-    (tensor(10.), tensor([0.6      , 0.79999995]))
+    (tensor(10.), tensor([0.5999999, 0.7999999]))
     """
     who = "clip_grad_norm_"
     if max_norm != math.inf and number(who, "max_norm", max_norm) <= 0:

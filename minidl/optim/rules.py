@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..engine.backend import Array, device_of, on_device
+from .groups import at_least_zero
+
 
 class OneOf:
     """Rule of an option that is one of a few words.
@@ -78,3 +81,15 @@ def decayed(theta: Any, g: Any, l2: Any, shrink: Any) -> tuple[Any, Any]:
     if l2 is not None:
         g = g + l2 * theta
     return theta, g
+
+
+def zeros(theta: Array, shape: tuple[int, ...]) -> Array:
+    """Return zeros of another shape, of the dtype and on the device of a parameter."""
+    xp, device = on_device(device_of(theta))
+    with device:
+        return xp.zeros(shape, theta.dtype)
+
+
+def nothing_or_at_least_zero(x: Any) -> bool:
+    """a finite number >= 0, or None"""  # noqa: D400
+    return x is None or at_least_zero(x)

@@ -39,6 +39,7 @@ class LRScheduler:
     """
 
     combinable = True  # in SequentialLR and ChainedScheduler
+    multiplies = False  # the lr that is there, as against setting another
     settings: Mapping[str, Any] = {}  # what the constructor was given, as it is saved
     _stepped = False
 

@@ -76,7 +76,7 @@ class SequentialLR(_Combined):
     def __init__(
         self, optimizer: Optimizer, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1
     ):
-        self._take(schedulers, optimizer)
+        groups = self._take(schedulers, optimizer).param_groups
         milestones = list(milestones)
         if len(milestones) != len(schedulers) - 1 or milestones != sorted(milestones):
             raise ValueError(
@@ -85,6 +85,9 @@ class SequentialLR(_Combined):
             )
         self.milestones = milestones
         self.settings = {"milestones": milestones}
+        first, _ = self._now(0)
+        if first.multiplies:  # PyTorch starts it from the initial lr, which a OneCycleLR made later has changed
+            first.base_lrs = [group["initial_lr"] for group in groups]
         super().__init__(optimizer, last_epoch)
 
     def _now(self, t: int) -> tuple[LRScheduler, int]:

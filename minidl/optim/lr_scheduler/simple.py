@@ -17,6 +17,8 @@ Factor = Callable[[int], float]
 class _Scheduled(LRScheduler):
     """The schedule `schedule(base)`, proportional to its base."""
 
+    multiplies = True
+
     def schedule(self, base: float) -> schedules.Schedule:
         """Return the schedule of a group whose initial lr is `base`."""
         raise NotImplementedError
@@ -263,6 +265,8 @@ class MultiplicativeLR(LambdaLR):
     >>> round(scheduler.get_last_lr()[0] * 24, 9)
     0.8
     """
+
+    multiplies = True
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Factor | list[Factor], last_epoch: int = -1):
         self._known: dict[int, tuple[int, float, float]] = {}  # group -> t, base, lr: so that a step is one product

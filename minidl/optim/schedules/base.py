@@ -49,6 +49,14 @@ def cosine(x: float) -> float:
     return 0.0 if x == 1 else (1 + math.cos(math.pi * x)) / 2
 
 
+def power(gamma: float, x: float) -> float:
+    """Return gamma^x, or inf where that is too large for a float: a bound may still apply."""
+    try:
+        return float(gamma**x)
+    except OverflowError:
+        return math.inf
+
+
 def between(start: float, end: float, x: float) -> float:
     """Return the point at x in [0, 1] of the way from start to end, exact at both."""
     return start * (1 - x) + end * x

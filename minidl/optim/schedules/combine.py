@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .base import Schedule, between, cosine
+from .base import Schedule, between, cosine, power
 from .cycles import cycle_of
 
 Function = Callable[[float], float]  # a schedule or any function of the step
@@ -233,7 +233,7 @@ class Restarts(Schedule):
         n, passed, length = cycle_of(t, self.steps, self.t_mul)
         if self.limit is not None and n >= self.limit:
             return self.decay ** (self.limit - 1) * self.schedule(self.steps)
-        return self.decay**n * self.schedule(passed * (self.steps / length))
+        return power(self.decay, n) * self.schedule(passed * (self.steps / length))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import checks
-from .base import Schedule, between, cosine
+from .base import Schedule, between, cosine, power
 
 
 def cycle_of(t: float, first: float, t_mul: float) -> tuple[int, float, float]:
@@ -19,8 +19,8 @@ def cycle_of(t: float, first: float, t_mul: float) -> tuple[int, float, float]:
     (2, 4, 40)
     """
     if t_mul == 1:
-        n = int(t // first)
-        return n, t - n * first, first
+        passed = t % first  # exact
+        return round((t - passed) / first), passed, first
     n, length = 0, first
     while t >= length:
         n, t, length = n + 1, t - length, length * t_mul
@@ -57,7 +57,7 @@ class CosineRestarts(Schedule):
         n, passed, length = cycle_of(t, self.first, self.t_mul)
         if self.cycles is not None and n >= self.cycles:
             return self.end
-        peak = self.start if self.m_mul == 1 else self.end + (self.start - self.end) * self.m_mul**n
+        peak = self.start if self.m_mul == 1 else self.end + (self.start - self.end) * power(self.m_mul, n)
         return between(self.end, peak, cosine(passed / length))
 
 
@@ -95,7 +95,7 @@ class Cyclic(Schedule):
 
     def value(self, t: float) -> float:
         n, height = self.height(t)
-        scale = {"triangular": 1.0, "triangular2": 0.5**n, "exp_range": self.gamma**t}[self.mode]
+        scale = {"triangular": 1.0, "triangular2": 0.5**n, "exp_range": power(self.gamma, t)}[self.mode]
         return between(self.base, self.peak, height * scale)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import checks
-from .base import Schedule, between, cosine
+from .base import Schedule, between, cosine, power
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Step(Schedule):
         checks.at_least_zero(self, "gamma")
 
     def value(self, t: float) -> float:
-        return self.start * self.gamma ** (t // self.every)
+        return self.start * power(self.gamma, t // self.every)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Exponential(Schedule):
 
     def value(self, t: float) -> float:
         x = max(t - self.begin, 0) / self.steps
-        value = self.start * self.gamma ** (math.floor(x) if self.staircase else x)
+        value = self.start * power(self.gamma, math.floor(x) if self.staircase else x)
         if self.end is None:
             return value
         return max(value, self.end) if self.gamma < 1 else min(value, self.end)
