@@ -18,6 +18,7 @@ from .engine.anomaly import detect_anomaly
 from .engine.backend import Device as device
 from .engine.backend import get_default_dtype, set_default_dtype, transfers
 from .engine.check import check_grad
+from .engine.explain import ELSEWHERE
 from .engine.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .engine.op import Op
 from .engine.tensor import Parameter, Tensor, live_tensors
@@ -35,3 +36,8 @@ __all__ = [
     *creation.__all__, *ops.__all__,
 ]
 # fmt: on
+
+
+def __getattr__(name: str) -> object:
+    hint = f"; here it is {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+    raise AttributeError(f"module 'minidl' has no attribute {name!r}{hint}")

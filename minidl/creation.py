@@ -46,6 +46,9 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 def from_dlpack(x: Any) -> Tensor:
     """Make a Tensor that shares the memory of another library's array, through the DLPack protocol.
 
+    Writes on either side show on the other. The other library's are not seen by the check that `backward` makes of
+    overwritten values, and of an array that came back from there the two are taken for different memory.
+
     >>> a = np.arange(3.0)
     >>> t = from_dlpack(a)
     >>> a[0] = 5.0

@@ -42,6 +42,27 @@ def flatten(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
     return [tree], lambda leaves: leaves[0]
 
 
+def matched(who: str, tree: Tree, like: Tree) -> list:
+    """Return the leaves of a tree in the order of another's, dictionaries by key; ValueError if the structures differ.
+
+    >>> matched("f", {"b": 1, "a": 2}, {"a": 10, "b": 20})
+    [2, 1]
+    """
+    if isinstance(like, dict):
+        if not isinstance(tree, dict) or set(tree) != set(like):
+            got = sorted(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
+            raise ValueError(f"{who}: the structure must match: needs a dictionary with the keys {sorted(map(str, like))}, got {got}")
+        return [leaf for key in like for leaf in matched(who, tree[key], like[key])]
+    if isinstance(like, (list, tuple)) and not _numbers(like):
+        if not isinstance(tree, (list, tuple)) or len(tree) != len(like):
+            got = f"{len(tree)} of them" if isinstance(tree, (list, tuple)) else type(tree).__name__
+            raise ValueError(f"{who}: the structure must match: needs {len(like)} entries, got {got}")
+        return [leaf for part, other in zip(tree, like, strict=True) for leaf in matched(who, part, other)]
+    if isinstance(tree, (dict, tuple)):
+        raise ValueError(f"{who}: the structure must match: needs 1 array or Tensor, got a {type(tree).__name__}")
+    return [tree]
+
+
 def _numbers(tree: Any) -> bool:
     """Tell whether a list is nested Python numbers, one array in the making, rather than a tree of several."""
     return (
@@ -74,7 +95,7 @@ def _inputs(tree: Tree, who: str) -> tuple[list[Tensor], Callable[[list], Tree]]
     for leaf in leaves:
         t = _as_tensor(leaf, who)
         if t.dtype.kind != "f":
-            raise TypeError(f"{who}: can only differentiate by floating arrays, got {t.dtype}; use .astype(float)")
+            raise TypeError(f"{who}: can only differentiate by floating arrays, got {t.dtype}; use .astype('float32')")
         # A recorded copy keeps the link to an outer derivative; a constant becomes a leaf of its own.
         fresh.append(copy(t) if t.requires_grad else t.detach().requires_grad_())
     return fresh, rebuild
@@ -82,10 +103,14 @@ def _inputs(tree: Tree, who: str) -> tuple[list[Tensor], Callable[[list], Tree]]
 
 def _selected(args: tuple, argnums: int | tuple[int, ...], who: str) -> Tree:
     """Return the arguments to differentiate by: the one numbered, or a tuple of them."""
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    numbers = (argnums,) if isinstance(argnums, int) else argnums
+    if not isinstance(numbers, (tuple, list)) or not all(isinstance(n, int) for n in numbers):
+        raise TypeError(f"{who}: argnums must be an integer or a tuple of them, got {argnums!r}")
     for n in numbers:
         if not -len(args) <= n < len(args):
             raise ValueError(f"{who}: argnums={argnums} names argument {n}, but the function got {len(args)}")
+    if len({n % len(args) for n in numbers}) < len(numbers):
+        raise ValueError(f"{who}: argnums={argnums} names an argument twice")
     return args[argnums] if isinstance(argnums, int) else tuple(args[n] for n in numbers)
 
 
@@ -201,9 +226,10 @@ def vjp(f: Callable[..., Any], *primals: Tree) -> tuple[Tree, Callable[[Tree], t
     outer = _outer(ys, xs, recording)
 
     def pullback(cotangents: Tree) -> tuple:
-        us = [_as_tensor(u, "vjp") for u in flatten(cotangents)[0]]
-        if len(us) != len(ys):
-            raise ValueError(f"vjp: needs a cotangent for each of {len(ys)} outputs, got {len(us)}")
+        us = [_as_tensor(u, "vjp") for u in matched("vjp", cotangents, result)]
+        for u, y in zip(us, ys, strict=True):
+            if u.shape != y.shape:
+                raise ValueError(f"vjp: a cotangent must have its output's shape {y.shape}, got {u.shape}")
         create = outer or any(u.requires_grad for u in us)
         with enable_grad():
             return rebuild(list(_pull(ys, xs, us, create)))
@@ -218,13 +244,11 @@ def jvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Tree, T
     tensor([ 2., 40.], dtype=float64)
     """
     _check_tuple("jvp", primals=primals, tangents=tangents)
-    if len(flatten(primals)[0]) != len(flatten(tangents)[0]):
-        raise ValueError("jvp: tangents must have the structure of primals")
     recording = is_grad_enabled()
     with enable_grad():
         xs, rebuild = _inputs(tuple(primals), "jvp")
         ys, rebuild_y = _outputs(f(*rebuild(xs)), "jvp")
-        vs = [_as_tensor(v, "jvp") for v in flatten(tuple(tangents))[0]]
+        vs = [_as_tensor(v, "jvp") for v in matched("jvp", tangents, primals)]
         for x, v in zip(xs, vs, strict=True):
             if x.shape != v.shape:
                 raise ValueError(f"jvp: a tangent must have its primal's shape {x.shape}, got {v.shape}")
@@ -264,7 +288,7 @@ def hvp(f: Callable[..., Any], primals: tuple, tangents: tuple) -> Tree:
     recording = is_grad_enabled()
     with enable_grad():
         xs, rebuild = _inputs(tuple(primals), "hvp")
-        vs = [_as_tensor(v, "hvp") for v in flatten(tuple(tangents))[0]]
+        vs = [_as_tensor(v, "hvp") for v in matched("hvp", tangents, primals)]
         if [x.shape for x in xs] != [v.shape for v in vs]:
             raise ValueError(
                 f"hvp: tangents must have the primals' shapes {[x.shape for x in xs]}, got {[v.shape for v in vs]}"

@@ -261,6 +261,12 @@ POOLS = [
             ),
             Error(lambda f: f(np.ones((1, 1, 3)), 0), ValueError, r"interpolate: size must be an integer >= 1"),
             Error(
+                lambda f: f(np.ones((1, 1, 3)), scale_factor=(2, 2)),
+                ValueError,
+                r"interpolate: scale_factor must be 1.*2, 2",
+            ),
+            Error(lambda f: f(np.ones((1, 1, 3)), scale_factor=-1), ValueError, r"interpolate: scale_factor must .*-1"),
+            Error(
                 lambda f: f(np.ones((1, 1, 3)), scale_factor=0.1),
                 ValueError,
                 r"interpolate: size must be an integer >= 1",

@@ -227,6 +227,8 @@ TABLE: list[Case] = [
 SPECIAL = {
     optim.PolyakSGD: "test_optim_special.py",
     optim.SWATS: "test_optim_special.py",
+    optim.LBFGS: "test_optim_linesearch.py",
+    optim.NonlinearCG: "test_optim_linesearch.py",
     optim.Muon: "test_optim_muon.py",
 }
 KINDS = list(dict.fromkeys([case.kind for case in TABLE]))

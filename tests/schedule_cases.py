@@ -151,6 +151,8 @@ CASES = [
     ),
     Case(s.CosineRestarts(0.8, 7), lambda t: 0.8 * half_turn(t % 7 / 7)),
     Case(s.CosineRestarts(0.8, 7, end=0.1, cycles=3), lambda t: 0.1 + 0.7 * half_turn(t % 7 / 7) * (t < 21)),
+    # Hugging Face: 3 cycles in 30 steps
+    Case(s.CosineRestarts(0.8, 10, cycles=3), lambda t: 0.8 * half_turn(3 * t / 30 % 1) if t < 30 else 0.0),
     Case(s.Cyclic(0.2, 0.8, 5), lambda t: 0.2 + 0.6 * triangle(t, 5, 5)[1]),
     Case(
         s.Cyclic(0.2, 0.8, 3, 6, "triangular2"),
@@ -201,5 +203,6 @@ CASES = [
     Case(s.Restarts(s.Cosine(0.8, 5), 5, 3), lambda t: s.CosineRestarts(0.8, 5, 3)(t)),
     Case(s.KDecay(s.Cosine(0.8, 10), 10, 2.0), lambda t: 0.8 * half_turn(t * t / 100)),
     Case(s.Noisy(s.Constant(2.0), 0.3, 7, 0.4), lambda t: noisy(t, 0.3, 7, 0.4)),
+    Case(s.Noisy(s.Constant(2.0), 0.3, 7, begin=10), lambda t: noisy(t, 0.3, 7, 0.67) if t >= 10 else 2.0),
     Case(s.Several((LINE, 0.999)), lambda t: (line(t), 0.999)),
 ]

@@ -183,6 +183,7 @@ def test_wrappers_compose_and_schedulers_find_the_optimizer():
     assert w.tolist() == [1.0 - 2.0 - 0.25 * 2] * 2
     assert optimizer.inner.skipped == 1
     assert optimizer.param_groups[0]["lr"] == 0.125
+    assert optimizer.state["0"]["t"] == 2
     assert repr(optimizer).startswith("GradientAccumulation(SkipNonFinite(")
 
 

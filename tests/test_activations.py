@@ -113,9 +113,9 @@ def test_celu_is_smooth_at_0_for_every_alpha_and_elu_only_for_1():
 
 @pytest.mark.parametrize(
     ("name", "at", "expected"),
-    [("leaky_relu", 0.0, 0.01), ("relu6", 0.0, 0.0), ("relu6", 6.0, 0.0), ("hardtanh", 1.0, 0.0), ("hardtanh", -1.0, 0.0),
-     ("hardsigmoid", 3.0, 0.0), ("elu", 0.0, 1.0), ("celu", 0.0, 1.0), ("softsign", 0.0, 1.0), ("softplus", 0.0, 0.5),
-     ("silu", 0.0, 0.5), ("gelu", 0.0, 0.5), ("mish", 0.0, 0.6)],
+    [("leaky_relu", 0.0, 0.01), ("relu6", 0.0, 0.0), ("relu6", 6.0, 0.0), ("hardtanh", 1.0, 0.0),
+     ("hardtanh", -1.0, 0.0), ("hardsigmoid", 3.0, 0.0), ("elu", 0.0, 1.0), ("celu", 0.0, 1.0),
+     ("softsign", 0.0, 1.0), ("softplus", 0.0, 0.5), ("silu", 0.0, 0.5), ("gelu", 0.0, 0.5), ("mish", 0.0, 0.6)],
 )  # fmt: skip
 def test_derivatives_at_kinks_and_at_0(name, at, expected):
     assert slope(getattr(md, name), at) == pytest.approx(expected, rel=1e-12)

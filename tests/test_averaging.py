@@ -116,11 +116,26 @@ def test_an_average_is_applied_and_taken_back_bit_by_bit(name, rng, device):
             np.testing.assert_array_equal(got, want[key])
         with pytest.raises(RuntimeError, match=r"the model holds the average at present"):
             average.update()
+        with pytest.raises(RuntimeError, match=r"the model holds the average already"), average.applied():
+            pass
     for key, got in values(model).items():
         np.testing.assert_array_equal(got, before[key])
     average.assign()
     for key, got in values(model).items():
         np.testing.assert_array_equal(got, want[key])
+
+
+@pytest.mark.parametrize("kind", [SWA, LAWA])
+def test_an_average_that_has_taken_in_nothing_is_saved_and_continues(kind, rng):
+    model = model_of()
+    average, again = kind(model, start=2), kind(model, start=2)
+    average.update()
+    again.load_state_dict(pickle.loads(pickle.dumps(average.state_dict())))
+    for _ in range(2):
+        walk(model, rng)
+        again.update()
+    assert (again.calls, again.n) == (3, 1)
+    np.testing.assert_array_equal(again.averages()["0.weight"].data, values(model)["0.weight"])
 
 
 def test_the_weights_come_back_after_an_error_too(rng):

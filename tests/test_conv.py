@@ -51,7 +51,7 @@ def test_transposed_convolution_is_what_loops_say(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_gradients_of_convolution_are_those_of_its_trilinear_form(seed):
-    """L = sum g conv(x, w) is linear in each of x, w and g: so x dL/dx = w dL/dw = L, and dL/dx at one point tells all."""
+    """L = sum g conv(x, w) is linear in x and in w: x dL/dx = w dL/dw = L, and any step changes it by its slope."""
     rng = np.random.default_rng(seed)
     axes, (a, b, _), settings = draw_case(rng)
     x, w = (md.tensor(v, requires_grad=True) for v in (a, b))

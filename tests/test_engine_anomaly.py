@@ -177,3 +177,11 @@ def test_A24_on_a_gpu_it_works_too(fake_cuda):
         x.array[0] = 5.0
         with pytest.raises(RuntimeError, match=r"multiply: .*modified outside"):
             z.backward()
+
+
+def test_one_object_nests_and_leaves_nothing_behind():
+    anomaly = md.detect_anomaly()
+    x = md.tensor([1.0], requires_grad=True)
+    with anomaly, anomaly:
+        pass
+    assert not hasattr((x * 2).node, "trace")

@@ -228,3 +228,23 @@ def test_retain_grad_of_one_of_several_outputs():
     mean.retain_grad()
     (mean * 3).sum().backward()
     assert mean.grad.tolist() == [3.0, 3.0]
+
+
+def test_what_a_hook_returns_is_copied_into_the_leaf():
+    c = md.tensor([1.0, 2.0], dtype="float64")
+    x, y = (md.tensor([3.0, 4.0], dtype="float64", requires_grad=True) for _ in range(2))
+    for t in (x, y):
+        t.register_hook(lambda g: c)
+    (x * y).sum().backward()
+    assert len({id(x.grad.array), id(y.grad.array), id(c.array)}) == 3
+    x.grad.fill_(0.0)
+    assert (y.grad.tolist(), c.tolist()) == ([1.0, 2.0], [1.0, 2.0])
+
+
+def test_a_retained_gradient_is_what_the_hooks_made_of_it():
+    x = md.tensor([3.0], dtype="float64", requires_grad=True)
+    y = x * 1.0
+    y.retain_grad()
+    y.register_hook(lambda g: 10 * g)
+    y.sum().backward()
+    assert (y.grad.item(), x.grad.item()) == (10.0, 10.0)

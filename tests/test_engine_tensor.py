@@ -369,3 +369,23 @@ def test_a_parameter_is_a_leaf_that_wants_its_gradient():
     assert type(p * 2) is md.Tensor
     with pytest.raises(TypeError, match="floating"):
         md.Parameter([1, 2])
+
+
+def test_integers_that_do_not_fit_their_dtype_are_refused():
+    for data, dtype in (([300], "uint8"), ([-1], "uint8"), ([2**40], "int32")):
+        with pytest.raises(ValueError, match=rf"tensor: {dtype} holds .* to .*, got numbers from"):
+            md.tensor(data, dtype=dtype)
+    with pytest.raises(TypeError, match="masked array"):
+        md.tensor(np.ma.array([1.0, 2.0], mask=[0, 1]))
+
+
+def test_what_lends_its_array_is_copied():
+    class Lender:
+        array = np.zeros(2)
+
+        def __array__(self, dtype=None, copy=None):
+            return self.array
+
+    t = md.tensor(Lender())
+    Lender.array[0] = 5.0
+    assert t.tolist() == [0.0, 0.0]

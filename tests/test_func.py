@@ -439,3 +439,27 @@ def test_derivatives_are_those_of_torch_func(what):
         "third": lambda: (func.jacobian(func.hessian(g))(X), tf.jacrev(tf.hessian(tg))(tx)),
     }[what]()
     close(mine, theirs.detach().numpy(), rtol=1e-9)
+
+
+def test_dictionaries_are_matched_by_key_and_not_by_order():
+    def f(p):
+        return p["a"] * p["b"]
+
+    point = {"a": 2 * np.ones(2), "b": 3 * np.ones(2)}
+    turned = {"b": np.ones(2), "a": np.zeros(2)}
+    assert func.jvp(f, (point,), (turned,))[1].tolist() == [2.0, 2.0]
+    found = func.hvp(lambda p: f(p).sum(), (point,), (turned,))
+    assert (found["a"].tolist(), found["b"].tolist()) == ([1.0, 1.0], [0.0, 0.0])
+    pull = func.vjp(lambda x: {"s": x, "d": 2 * x}, np.array([1.0]))[1]
+    assert pull({"d": np.array([1.0]), "s": np.array([0.0])})[0].tolist() == [2.0]
+    for wrong in ({"a": np.ones(2)}, {"a": np.ones(2), "c": np.ones(2)}, [np.ones(2), np.ones(2)]):
+        with pytest.raises(ValueError, match=r"jvp: the structure must match: .*\['a', 'b'\]"):
+            func.jvp(f, (point,), (wrong,))
+
+
+def test_an_argument_is_named_once():
+    for argnums in ((0, 0), (0, -2)):
+        with pytest.raises(ValueError, match="names an argument twice"):
+            func.grad(lambda a, b: (a * b).sum(), argnums=argnums)(np.ones(2), np.ones(2))
+    with pytest.raises(TypeError, match="argnums must be an integer"):
+        func.grad(lambda a: a.sum(), argnums="a")(np.ones(2))

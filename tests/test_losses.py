@@ -185,7 +185,9 @@ def test_the_gaussian_loss_is_the_logarithm_of_the_density(rng):
 
 def test_the_poisson_loss_is_least_where_the_rate_is_the_count():
     for log_input, at in ((True, math.log(3)), (False, 3.0)):
-        _, slope = gradient(lambda x, k=log_input: md.poisson_nll_loss(x, md.tensor([3.0], dtype="float64"), k), [at])
+        _, slope = gradient(
+            lambda x, k=log_input: md.poisson_nll_loss(x, md.tensor([3.0], dtype="float64"), k), np.array([at])
+        )
         np.testing.assert_allclose(slope, 0.0, atol=1e-7)
 
 

@@ -180,9 +180,17 @@ def test_a_scheduler_and_a_schedule_on_one_optimizer_raise():
     optimizer.param_groups[0].unschedule("lr")
     scheduler = StepLR(optimizer, 3)
     optimizer.param_groups[0]["lr"] = schedules.Constant(0.1)
-    with pytest.raises(ValueError, match=r"an optimizer has either a schedule or a scheduler"):
+    with pytest.raises(ValueError, match=r"it has either a schedule or a scheduler"):
         scheduler.step()
     assert scheduler.last_epoch == 0
+
+
+def test_a_scheduler_does_not_cycle_a_momentum_that_follows_a_schedule():
+    optimizer = SGD([leaf(2)], lr=0.1, momentum=schedules.OneCycle.momentum(10))
+    with pytest.raises(ValueError, match=r"CyclicLR: momentum of group 0 follows the schedule OneCycle"):
+        CyclicLR(optimizer, 0.01, 0.1, 5)
+    CyclicLR(optimizer, 0.01, 0.1, 5, cycle_momentum=False).step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.028)
 
 
 def test_two_schedulers_that_both_step_raise_and_one_after_the_other_do_not():
@@ -215,6 +223,22 @@ def test_groups_added_later_join_with_their_own_initial_lr():
     one_each.optimizer.add_param_group({"params": [leaf(1)]})
     with pytest.raises(ValueError, match=r"OneCycleLR: max_lr has 2 values and the optimizer a group 2"):
         one_each.scheduler.step()
+
+
+def test_chains_and_sequences_nest():
+    def chain(o):
+        return ChainedScheduler([ExponentialLR(o, 0.5), ChainedScheduler([StepLR(o, 2, 0.1), ExponentialLR(o, 0.5)])])
+
+    optimizer = SGD([leaf(2)], lr=1.0)
+    scheduler = SequentialLR(optimizer, [ConstantLR(optimizer, 0.5, 9), chain(optimizer)], [3])
+    lrs = scheduler.get_last_lr()
+    for _ in range(6):
+        scheduler.step()
+        lrs += scheduler.get_last_lr()
+    np.testing.assert_allclose(lrs, [0.5, 0.5, 0.5, 1.0, 0.25, 0.00625, 0.0015625], rtol=1e-15)
+    twin = SequentialLR(optimizer, [ConstantLR(optimizer, 0.5, 9), chain(optimizer)], [3])
+    twin.load_state_dict(scheduler.state_dict())
+    assert twin.get_last_lr() == scheduler.get_last_lr()
 
 
 def test_an_lr_written_by_hand_lasts_until_the_next_step():

@@ -196,6 +196,8 @@ def test_numbers_out_of_range_and_of_another_kind_are_named():
         table(md.tensor([-1, 0]))
     with pytest.raises(TypeError, match=r"Embedding\(.*integer .*float32"):
         table(md.zeros(3))
+    with pytest.raises(TypeError, match="Embedding: padding_idx must be an integer or None, got 1.5"):
+        nn.Embedding(4, 2, padding_idx=1.5)
     with pytest.raises(ValueError, match=r"Embedding: padding_idx must lie in \[-4, 4\), got 4"):
         nn.Embedding(4, 2, padding_idx=4)
 

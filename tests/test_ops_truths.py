@@ -439,3 +439,13 @@ def test_logaddexp_of_infinities_has_no_nan():
             x, y = leaf([a]), leaf([b])
             md.logaddexp(x, y).sum().backward()
             assert (x.grad.tolist(), y.grad.tolist()) == ([ga], [gb])
+
+
+def test_the_mean_of_many_float16_numbers_has_a_gradient():
+    x = np.ones(70_000, np.float16)
+    g = md.func.grad(md.mean)(x)
+    assert (g.dtype, bool((g > 0).all())) == (np.float16, True)
+    logits, classes = np.zeros((70_000, 2), np.float16), np.zeros(70_000, np.int64)
+    g = md.func.grad(lambda z: md.nn.functional.cross_entropy(z, classes))(logits)
+    assert bool((g[:, 0] < 0).all())
+    assert md.nn.functional.cross_entropy(logits, classes) == pytest.approx(0.6931, rel=2e-3)

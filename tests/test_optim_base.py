@@ -410,3 +410,26 @@ def test_a_schedule_resumes_right_at_every_step(stop):
     assert_same([u.data], [w.data])
 
 
+def test_parameters_that_overlap_in_memory_are_refused():
+    base = np.ones(4, np.float32)
+    a, b = (md.tensor(np.ones(2, np.float32), requires_grad=True) for _ in range(2))
+    a.data, b.data = base[:2], base[1:3]
+    a.grad, b.grad = md.ones(2), md.ones(2)
+    with pytest.raises(ValueError, match="share memory"):
+        md.optim.SGD([a, b], lr=0.1).step()
+    assert base.tolist() == [1.0] * 4
+    a.data, b.data = base[::2], base[1::2]  # interleaved, and apart
+    md.optim.SGD([a, b], lr=0.5).step()
+    assert base.tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize("n", [10, 200_000])
+def test_a_gradient_that_is_a_view_of_a_parameter_is_read_before_the_parameter_changes(n):
+    a = md.tensor(np.arange(float(n)), requires_grad=True)
+    a.grad = md.from_numpy(a.array[::-1])
+    md.optim.SGD([a], lr=1.0).step()
+    assert a.tolist() == (np.arange(float(n)) - np.arange(float(n))[::-1]).tolist()
+    p, q = (md.tensor(np.full(n, value), requires_grad=True) for value in (1.0, 2.0))
+    p.grad, q.grad = q.detach(), p.detach()
+    md.optim.SGD([p, q], lr=1.0).step()
+    assert (p.tolist()[0], q.tolist()[-1]) == (-1.0, 1.0)

@@ -20,9 +20,8 @@ def matrices(rng, dtype=np.float64):
 
 
 def product(a, b):
-    return [
-        [math.fsum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a
-    ]
+    columns = transposed(b)
+    return [[math.fsum(x * y for x, y in zip(row, column, strict=True)) for column in columns] for row in a]
 
 
 def combined(*terms):

@@ -15,6 +15,10 @@ with warnings.catch_warnings():
     optax = pytest.importorskip("optax", reason="optax is not installed: nothing to compare with", exc_type=ImportError)
     jax = pytest.importorskip("jax", reason="jax is not installed: nothing to compare with", exc_type=ImportError)
 
+try:
+    enable_x64 = jax.enable_x64
+except AttributeError:  # before jax 0.8
+    from jax.experimental import enable_x64
 PIECES = {5: 0.5, 12: 0.1, 30: 3.0}
 
 
@@ -100,7 +104,7 @@ def test_every_schedule_of_optax_is_compared():
 @pytest.mark.parametrize("name", CASES)
 def test_a_schedule_has_optaxs_values_at_every_step(name):
     make, ours = CASES[name]
-    with warnings.catch_warnings(), jax.enable_x64(True):
+    with warnings.catch_warnings(), enable_x64(True):
         warnings.simplefilter("ignore")
         theirs = jax.vmap(make())(jax.numpy.arange(60.0)) if name != "constant" else np.full(60, make()(0))
     np.testing.assert_allclose([ours(t) for t in range(60)], np.asarray(theirs), rtol=1e-12, atol=1e-15)

@@ -25,14 +25,17 @@ class detect_anomaly:
     operation's name and that line.
     """
 
+    def __init__(self) -> None:
+        self._before: list[tuple[int, Any]] = []
+
     def __enter__(self) -> detect_anomaly:
-        self._before = (mode.record, mode.watch)
+        self._before.append((mode.record, mode.watch))
         mode.watch = self
         mode.record = 2 if mode.record else 0
         return self
 
     def __exit__(self, *exc: object) -> None:
-        mode.record, mode.watch = self._before
+        mode.record, mode.watch = self._before.pop()
 
     def __call__(self, node: Node) -> None:
         """Note where a new node was made."""

@@ -10,6 +10,7 @@ result and can be differentiated again (double backprop); otherwise they run on 
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -25,6 +26,7 @@ from .node import Leaf, MultiNode, Node, Pick, UnsavedError, mode
 from .tensor import Tensor, wrap
 
 _by_time = operator.attrgetter("time")
+_depositing = threading.Lock()  # adding to `.grad` reads and writes: two threads at one leaf would lose a gradient
 
 
 # ---- the walk ----------------------------------------------------------------------------------------------------
@@ -35,11 +37,6 @@ def history(roots: Iterable[Node]) -> list[Node]:
     found: list[Any] = list(dict.fromkeys(roots))
     seen: set[Node | None] = {None, *found}
     for node in found:  # the list grows while it is walked
-        if node.args is None:
-            raise RuntimeError(
-                f"backward of {node.op.name}: this graph is walked for the second time, and its saved arrays are gone; "
-                "pass retain_graph=True to the first call"
-            )
         for parent in node.parents:
             if parent not in seen:
                 seen.add(parent)
@@ -70,6 +67,12 @@ class _Walk:
         self.node: Any = None  # whose rules are running
         self.order = history(roots)
         self.needed = None if targets is None else _leading_to(targets, self.order)
+        for node in self.order:
+            if node.args is None and (self.needed is None or node in self.needed):
+                raise RuntimeError(
+                    f"backward of {node.op.name}: this graph is walked for the second time, and its saved arrays are "
+                    "gone; pass retain_graph=True to the first call"
+                )
         for root, seed in zip(roots, seeds, strict=True):
             self.arrive(root, seed, None, None)
 
@@ -154,7 +157,7 @@ class _Walk:
             return
         if type(gradient) is not Tensor:
             if type(gradient) not in MODULES:
-                gradient = number(gradient, parent)
+                gradient = number(gradient, parent, node)
             if self.create:
                 gradient = wrap(gradient)
         if gradient.shape != parent.shape:
@@ -272,8 +275,8 @@ def backward(
     """Add the gradients of tensors to `.grad` of every leaf they depend on (of `inputs` only, if given).
 
     `gradient` is dL/dtensor, of the tensor's shape; for one element it defaults to 1. Afterwards the graph is freed
-    unless `retain_graph` (default: `create_graph`). Nothing is deposited if anything raises. Threads may walk graphs of
-    their own at the same time; two that deposit into one leaf at the same moment may lose one of the gradients.
+    unless `retain_graph` (default: `create_graph`). Nothing is deposited in leaves if anything raises. Threads may walk
+    graphs of their own at the same time, and deposit into the same leaves: one waits for the other.
     RuntimeError: no gradient wanted, more than one element without `gradient`, another shape, a graph already freed.
 
     >>> x = Tensor([3.0], requires_grad=True)
@@ -292,12 +295,10 @@ def backward(
             raise RuntimeError(
                 f"backward: a leaf was moved to {t.device} after the forward, its gradient is on {g.device}"
             )
-    for t, g in pairs:
-        if t is not None and t._grad is None:
-            t._grad = g
-        elif t is not None:
-            with set_grad_enabled(create_graph):
-                t._grad = t._grad + g
+    with _depositing, set_grad_enabled(create_graph):
+        for t, g in pairs:
+            if t is not None:
+                t._grad = g if t._grad is None else t._grad + g
 
 
 def grad(

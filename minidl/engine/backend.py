@@ -188,10 +188,10 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None, who: str =
     Arrays keep their dtype and device; Python floats take the default dtype, ints int64, bools bool. Complex, object
     and string data, and lists of unequal lengths, raise TypeError or ValueError naming `who` and the dtype.
     """
-    if not is_array(data):
+    if not is_array(data) or isinstance(data, np.ma.MaskedArray):
         scalars = isinstance(data, np.generic)
         try:
-            host = np.asarray(data)
+            host = _unwrapped(data, dtype, who)
         except ValueError as error:
             raise ValueError(f"{who}: nested lists must have equal lengths at each level ({error})") from None
         checked_dtype(host.dtype, who)
@@ -207,6 +207,21 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None, who: str =
     if device is None:
         device = None if is_array(data) and device_of(data) != "cpu" else default_device()
     return data if device is None else to_device(data, device)
+
+
+def _unwrapped(data: Any, dtype: Any, who: str) -> np.ndarray:
+    """Make data an array; integers must fit the dtype they are asked for."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError(f"{who}: a masked array would lose its mask; use x.filled(value)")
+    host = np.asarray(data)
+    if dtype is not None and host.dtype.kind in "iu" and np.dtype(dtype).kind in "iu" and host.size:
+        limits = np.iinfo(np.dtype(dtype))
+        low, high = int(host.min()), int(host.max())
+        if low < limits.min or high > limits.max:
+            raise ValueError(
+                f"{who}: {np.dtype(dtype)} holds {limits.min} to {limits.max}, got numbers from {low} to {high}"
+            )
+    return host
 
 
 def _holds_arrays(data: Any) -> bool:

@@ -51,7 +51,7 @@ def _unary(op: Any) -> Callable[..., Any]:
         except (ValueError, TypeError) as error:
             raise explain(op, error, (a,), {}) from error
         if type(out) is not ndarray:
-            out = np.asarray(out)
+            out = op.returned(np, out)
         if not wrapped:
             return out
         t = new(Tensor)
@@ -98,7 +98,7 @@ def _binary(op: Any, slow: Callable[[tuple, dict], Any]) -> Callable[..., Any]:
         except (ValueError, TypeError) as error:
             raise explain(op, error, (a, b), {}) from error
         if type(out) is not ndarray:
-            out = np.asarray(out)
+            out = op.returned(np, out)
         if a is x and b is y:
             return out
         t = new(Tensor)
@@ -149,7 +149,7 @@ def _general(op: Any) -> Callable[..., Any]:
         if type(out) is tuple:
             return op.several(out, arrays, parents, static, tracked, wrapped)
         if type(out) not in MODULES:  # a move to a GPU gives an array of another module
-            out = np.asarray(out)
+            out = op.returned(np, out)
         if not wrapped:
             return out
         if not tracked or not mode.record or out.dtype.kind != "f":

@@ -8,6 +8,19 @@ import numpy as np
 
 from .backend import device_of, is_array
 
+# PyTorch's names of what is here called as in NumPy: said where one is missed.
+# fmt: off
+ELSEWHERE = {
+    "view": "reshape", "permute": "transpose", "cat": "concatenate", "unsqueeze": "expand_dims", "clone": "copy()",
+    "clamp": "clip", "numel": "size", "dim": "ndim", "long": "astype('int64')", "int": "astype('int32')", "t": ".T",
+    "expand": "broadcast_to", "bmm": "matmul", "mm": "matmul", "mv": "matmul", "as_tensor": "tensor or from_numpy",
+    "gather": "take_along_axis", "index_select": "take", "norm": "linalg.norm", "mul": "multiply", "sub": "subtract",
+    "div": "divide", "pow": "power", "neg": "negative", "ne": "not_equal", "eq": "equal", "masked_fill": "where",
+    "acos": "arccos", "asin": "arcsin", "atan": "arctan", "atan2": "arctan2", "new_zeros": "zeros_like",
+    "add_": "copy_", "mul_": "copy_",
+}
+# fmt: on
+
 
 def explain(op: Any, error: Exception, args: tuple, settings: dict[str, Any]) -> Exception:
     """Return the error that a forward raised with the name of the operation and what arrived in it."""

@@ -21,10 +21,11 @@ def aliased(gradient: Any, node: Node | None, g: Any) -> bool:
     return array.base is not None or any(array is a for a in others)
 
 
-def number(value: Any, parent: Node) -> Array:
+def number(value: Any, parent: Node, node: Node | None) -> Array:
     """Make the number that a rule returned, as NumPy's reductions do, an array on the parent's device."""
     if not isinstance(value, (float, int, np.generic)):
-        raise TypeError(f"backward: a rule must return an array or a Tensor, got {type(value).__name__}")
+        name = "backward" if node is None else node.op.name
+        raise TypeError(f"{name}: a rule must return an array or a Tensor, got {type(value).__name__}")
     return as_array(value, dtype=parent.dtype, device=parent.device, who="backward")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .backend import as_array, device_of
-from .node import Node
+from .node import Leaf, Node
 from .tensor import Tensor, wrap
 
 
@@ -60,9 +60,13 @@ class _Keep:
             t._grad = g.copy() if t._grad is None else t._grad + g
 
 
+def _is_keep(hook: Any) -> bool:
+    return isinstance(hook, _Keep)
+
+
 def run_hooks(node: Node, g: Any, create: bool, keep: bool) -> Any:
     """Pass the gradient of a node through its hooks, in order of registration; retain_grad's only if `keep`."""
-    for hook in tuple(node.hooks.values()):
+    for hook in sorted(node.hooks.values(), key=_is_keep):  # what is kept is what the other hooks have made of it
         if not keep and isinstance(hook, _Keep):
             continue
         seen = g if create else wrap(g)
@@ -73,6 +77,8 @@ def run_hooks(node: Node, g: Any, create: bool, keep: bool) -> Any:
         got, expected = (array.shape, array.dtype, device_of(array)), (node.shape, node.dtype, node.device)
         if got != expected:
             raise RuntimeError(f"hook: must return a gradient of shape, dtype and device {expected}, got {got}")
+        if type(node) is Leaf and not create and array is not g:
+            array = array.copy()  # a leaf shares its gradient's memory with nobody, the hook's own tensor neither
         g = (new if isinstance(new, Tensor) else wrap(array)) if create else array
     return g
 

@@ -46,8 +46,9 @@ class Op:
     saves : the names, separated by blanks, of the inputs whose values the rules read, and "out" for the result.
         Any other input that has a gradient reaches the rules as a ghost: shape, dtype, device, ndim and size.
     into : `into(xp, out, *arrays, **static)`, computing into an existing array; without it the result is copied there.
-    samplewise : True if row n of the result depends on row n of the inputs alone, or a function of the inputs' shapes
-        and the settings that tells so. None: unknown, or samples mix.
+    samplewise : True if row n of the result depends on row n alone of each input that has the result's rows, or a
+        function of the inputs' shapes and the settings that tells so; an input that is broadcast over axis 0 (fewer
+        axes, or length 1) is shared by all rows. None: unknown, or samples mix.
     effect : "random" or "buffers" if a call does more than return its result, so that a recorded step repeats it.
     once : True if the rules are exact for first derivatives only; differentiating them raises.
 
@@ -96,6 +97,7 @@ class Op:
             self.variadic = any(p.kind is _VARIADIC for p in parameters)
             self.settings = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
             self.__signature__ = inspect.Signature(parameters)
+        saves = saves if isinstance(saves, str) else " ".join(saves)
         self._check(rules, joint, saves, effect)
         self.saved = frozenset(saves.split())
         self.save_out = "out" in self.saved
@@ -103,6 +105,7 @@ class Op:
         self.differentiable = joint is not None or any(rules)
         self.call = specialise(self)
         self.call.__name__ = self.call.__qualname__ = self._name or "op"
+        self.call.__doc__ = self.__doc__
         # A class of its own lets op(x) run the function directly; through Op.__call__ it would cost a tenth more.
         self.__class__ = type("Op", (type(self),), {"__call__": staticmethod(self.call)})
 
@@ -114,6 +117,14 @@ class Op:
                 f"{self.name}: needs one rule for each input {self.inputs}, got {len(rules)}; "
                 "use joint= for a variable number of inputs"
             )
+        for rule in rules:
+            code = getattr(rule, "__code__", None)
+            # A rule that cannot be called shows here and not at the first gradient. 4: takes *args.
+            if code is not None and not code.co_flags & 4 and code.co_argcount != len(self.inputs) + 2:
+                needs = ", ".join(("g", "out", *self.inputs))
+                raise ValueError(
+                    f"{self.name}: each rule takes ({needs}) and the settings, one takes {code.co_argcount} arguments"
+                )
         unknown = set(saves.split()) - {*self.inputs, "out"}
         if unknown:
             raise ValueError(f"{self.name}: saves names {sorted(unknown)}, but the inputs are {self.inputs} and 'out'")
@@ -183,7 +194,7 @@ class Op:
         if type(out) is tuple:
             return self.several(out, arrays, parents, static, tracked, wrapped)
         if type(out) not in MODULES:
-            out = xp.asarray(out)
+            out = self.returned(xp, out)
         if owner is None:
             return out if out.ndim else out.item()  # numbers in, a number out: still weak
         if not wrapped:
@@ -191,6 +202,14 @@ class Op:
         if not (tracked and mode.record and self.differentiable and out.dtype.kind == "f"):
             return wrap(out)
         return wrap(out, self.record(Node(), out, arrays, parents, self.kept(len(args)), static))
+
+    def returned(self, xp: Any, out: Any) -> Array:
+        """Make the number that a forward returned, as NumPy's reductions do, an array; refuse what is no number."""
+        if not isinstance(out, (np.generic, int, float)):
+            raise TypeError(
+                f"{self.name}: forward must return an array, or a tuple of arrays, got {type(out).__name__}"
+            )
+        return xp.asarray(out)
 
     def record(self, node: Any, out: Any, arrays: Any, parents: Any, keeps: tuple, static: dict[str, Any]) -> Any:
         """Fill in the node of a result."""

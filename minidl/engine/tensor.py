@@ -15,6 +15,7 @@ import numpy as np
 
 from . import backend
 from .backend import Array, as_array, device_of, to_device, to_numpy
+from .explain import ELSEWHERE
 from .node import Leaf, Node, leaf, mode, stamp
 
 # What numpy.f(tensor) runs: NumPy's function or ufunc -> ours. Filled by minidl.ops.
@@ -43,7 +44,6 @@ class Tensor:
 
     if TYPE_CHECKING:  # attached by minidl.engine.autograd and minidl.ops
 
-        def __getattr__(self, name: str) -> Any: ...
         def __neg__(self) -> Tensor: ...
         def __getitem__(self, index: Any) -> Tensor: ...
         def _operator(self, other: Any) -> Tensor: ...
@@ -53,9 +53,12 @@ class Tensor:
         __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __xor__ = _operator
 
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False):
+        if isinstance(data, (list, tuple)) and any(isinstance(x, Tensor) for x in data):
+            raise TypeError("tensor: got a list of tensors; use stack(list), which is differentiable")
         source = data.array if isinstance(data, Tensor) else data
         array = as_array(source, dtype, device)
-        self.array = array.copy(order="K") if array is source or array.base is not None else array
+        fresh = isinstance(source, (list, tuple, *backend.SCALARS))  # all else may share memory with its owner
+        self.array = array if fresh else array.copy(order="K")
         self.node = None
         self._grad = None
         if requires_grad:
@@ -219,6 +222,13 @@ class Tensor:
             raise TypeError(f"index: needs a 0-d integer tensor, got shape {self.shape} of {self.dtype}")
         return int(self._single("index"))
 
+    def __format__(self, spec: str) -> str:
+        return format(self._single("format"), spec) if spec else str(self)
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f"; here it is {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
     def __len__(self) -> int:
         if not self.ndim:
             raise TypeError("len: a 0-d tensor has no length")
@@ -262,31 +272,32 @@ class Tensor:
 
     # ---- writing in place ----------------------------------------------------------------------------------------
 
-    def _written(self, who: str, remedy: str) -> None:
-        """Refuse a write while operations are recorded: derivatives would be those of the old values."""
-        if mode.record:
+    def _written(self, who: str, value: Any, remedy: str) -> None:
+        """Refuse a write that a recorded derivative would miss: into a tensor that has one, or of a value that has."""
+        if mode.record and (self.node is not None or getattr(value, "node", None) is not None):
             raise RuntimeError(
-                f"{who}: writing in place would falsify recorded derivatives; {remedy}, or write under no_grad()"
+                f"{who}: a recorded tensor is written in place under no_grad() only, for derivatives would not "
+                f"see it; {remedy}"
             )
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._written("t[...] = v", "use md.where(mask, v, t), or md.index_set(t, index, v)")
+        self._written("t[...] = v", value, "use md.where(mask, v, t), or md.index_set(t, index, v)")
         self.array[_raw(index)] = self._own(value)
         stamp(self.array)
 
     def copy_(self, source: Any) -> Tensor:
-        """Overwrite the elements with those of source (broadcast, cast); only under `no_grad()`."""
-        self._written("copy_", "make a new tensor")
+        """Overwrite the elements with those of source (broadcast, cast); a recorded tensor only under `no_grad()`."""
+        self._written("copy_, fill_, zero_", source, "make a new tensor")
         self.array[...] = self._own(source)
         stamp(self.array)
         return self
 
     def fill_(self, value: float) -> Tensor:
-        """Overwrite every element with a number; only under `no_grad()`."""
+        """Overwrite every element with a number; a recorded tensor only under `no_grad()`."""
         return self.copy_(value)
 
     def zero_(self) -> Tensor:
-        """Overwrite every element with 0; only under `no_grad()`."""
+        """Overwrite every element with 0; a recorded tensor only under `no_grad()`."""
         return self.copy_(0)
 
     def _own(self, value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..engine.tensor import Parameter, Tensor
 from . import functional as F
 from . import init
 from .layers import dtypes_differ, new_parameter, size
-from .settings import Described
+from .settings import Described, integer
 from .state import write
 
 
@@ -39,7 +38,7 @@ class Embedding(Described):
     ):
         self.num_embeddings = size("Embedding", num_embeddings=num_embeddings)
         self.embedding_dim = size("Embedding", embedding_dim=embedding_dim)
-        self.padding_idx = None if padding_idx is None else operator.index(padding_idx)
+        self.padding_idx = None if padding_idx is None else integer("Embedding", "padding_idx", padding_idx)
         if self.padding_idx is not None:
             if not -num_embeddings <= self.padding_idx < num_embeddings:
                 raise ValueError(

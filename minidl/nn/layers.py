@@ -110,7 +110,8 @@ def dtypes_differ(x: Any, layer: Any) -> str:
     >>> dtypes_differ("float64", "float32")
     "the input is float64 and the layer float32; use x.astype('float32'), or .to('float64') on the layer"
     """
-    return f"the input is {x} and the layer {layer}; use x.astype({str(layer)!r}), or .to({str(x)!r}) on the layer"
+    other = f", or .to({str(x)!r}) on the layer" if np.dtype(x).kind == "f" else ""
+    return f"the input is {x} and the layer {layer}; use x.astype({str(layer)!r}){other}"
 
 
 class Identity(Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engine.tensor import Tensor
 from . import functional as F
-from .settings import Described, number
+from .settings import Described, integer, number
 
 
 class _Loss(Described):
@@ -58,7 +58,7 @@ class CrossEntropyLoss(_Loss):
     ):
         super().__init__(reduction=reduction)
         self._weights(weight=weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else integer(type(self).__name__, "ignore_index", ignore_index)
         self.label_smoothing = number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, input: Any, target: Any) -> Any:
@@ -80,7 +80,7 @@ class NLLLoss(_Loss):
     def __init__(self, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean"):
         super().__init__(reduction=reduction)
         self._weights(weight=weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else integer(type(self).__name__, "ignore_index", ignore_index)
 
     def forward(self, input: Any, target: Any) -> Any:
         """Return the loss of log-probabilities against class numbers."""

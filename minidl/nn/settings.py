@@ -60,6 +60,18 @@ def sizes(who: str, name: str, value: Any, n: int, least: int = 1) -> tuple[int,
     return numbers
 
 
+def integer(who: str, name: str, value: Any) -> int:
+    """Return an integer; TypeError naming the setting for anything else.
+
+    >>> integer("NLLLoss", "ignore_index", np.int64(-1))
+    -1
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{who}: {name} must be an integer or None, got {value!r}") from None
+
+
 def number(who: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """Return a finite number in [low, high] as a float; ValueError naming the setting for anything else.
 

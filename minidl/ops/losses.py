@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..engine.backend import array_module
+import numpy as np
+
 from .activations import softplus
 from .composed import composed
 from .elementwise import absolute, exp, log, minimum, sqrt, where
@@ -37,7 +38,7 @@ def check_alike(who: str, reduction: str, **named: Any) -> None:
 def _values_within(who: str, name: str, x: Any, low: float, high: float) -> None:
     """Raise ValueError for values outside of [low, high], or NaN. On a GPU nobody looks, which would wait for it."""
     array = getattr(x, "array", x)
-    if array_module(array).__name__ == "numpy" and array.size and not (array.min() >= low and array.max() <= high):
+    if isinstance(array, np.ndarray) and array.size and not (array.min() >= low and array.max() <= high):
         wrong = array[~((array >= low) & (array <= high))]
         raise ValueError(f"{who}: {name} must be in [{low:g}, {high:g}], got {wrong[0]}")
 

@@ -230,8 +230,10 @@ def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
         raise ValueError(
             f"cross_entropy: the mean of an empty batch is undefined (logits {x.shape}); use reduction='sum'"
         )
+    if reduction == "mean" and x.dtype.itemsize < 4:
+        return losses.mean()  # which adds float16 in float32
     loss = total(losses, 0)
-    return loss / len(flat) if reduction == "mean" else loss
+    return loss * (1.0 / len(flat)) if reduction == "mean" else loss
 
 
 def _losses_rule(g: Any, out: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
@@ -239,7 +241,7 @@ def _losses_rule(g: Any, out: Any, x: Any, target: Any, *, axis: int, reduction:
     if reduction == "none":
         scale = kept(g, x, axis, False)
     else:
-        scale = g.reshape((1,) * x.ndim) / (target.size if reduction == "mean" else 1)
+        scale = g.reshape((1,) * x.ndim) * (1.0 / target.size if reduction == "mean" else 1.0)  # n may exceed float16
     return _residual(x, target, scale, axis=axis)
 
 

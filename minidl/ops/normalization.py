@@ -20,8 +20,9 @@ from .shape import reshape
 def _standardize(xp: Any, x: Any, *, axes: tuple[int, ...], eps: float, centre: bool = True) -> tuple:
     n = math.prod(x.shape[i] for i in axes)
     y = x - x.sum(axis=axes, keepdims=True) / n if centre else x
-    rate = 1 / xp.sqrt((y * y).sum(axis=axes, keepdims=True) / n + eps)
-    return y * rate, rate
+    square = y * y
+    rate = 1 / xp.sqrt(square.sum(axis=axes, keepdims=True) / n + eps)
+    return xp.multiply(y, rate, out=square), rate
 
 
 def _standardize_rule(

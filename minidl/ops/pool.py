@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ..engine.op import Op
+from .composed import composed
 from .index import getitem
 from .linalg import matmul, swap
 from .reduce import mean
@@ -354,7 +355,9 @@ def interpolate(
         target = pair("interpolate", "size", size, axes, least=1)[2 - axes :]
         steps = [n / m for n, m in zip(lengths, target, strict=True)]
     else:
-        factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * axes
+        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * axes
+        if len(factors) != axes or min(factors) <= 0:
+            raise ValueError(f"interpolate: scale_factor must be {axes} numbers > 0, or one, got {scale_factor}")
         target = tuple(int(n * f) for n, f in zip(lengths, factors, strict=True))
         pair("interpolate", "size", target, axes, least=1)
         steps = [1 / f for f in factors]
@@ -368,6 +371,7 @@ def interpolate(
     return like(out if axes == 1 else matmul(matrices[0], out), x, axes)
 
 
+@composed
 def pixel_shuffle(x: Any, upscale_factor: int) -> Any:
     """Turn channels into finer cells: (..., c r^2, h, w) -> (..., c, h r, w r) for the factor r.
 

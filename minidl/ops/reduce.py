@@ -68,7 +68,7 @@ def _mean(xp: Any, x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
 mean = Op(
     _mean,
     lambda g, out, x, *, axis=None, keepdims=False: broadcast_to(
-        kept(g, x, axis, keepdims) / count(x.shape, axis), shape=x.shape
+        kept(g, x, axis, keepdims) * (1.0 / count(x.shape, axis)), shape=x.shape
     ),
     samplewise=_rows_apart,
     doc="""Average the elements over axis: (1/n) sum x. ValueError if there are none.

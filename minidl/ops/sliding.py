@@ -133,6 +133,7 @@ def sliding(
     dilation: Pair,
     groups: int = 1,
     ceil: bool = False,
+    axes: int = 2,
 ) -> Sliding:
     """Work out the places of a kernel; ValueError if it is greater than the padded image.
 
@@ -146,10 +147,10 @@ def sliding(
         room = b + n + a - k
         steps = -(-room // s) if ceil else room // s
         if steps < 0 or not n:
-            padded = tuple(b + n + a for b, n, a in zip(before, size, after, strict=True))
+            padded = tuple(b + n + a for b, n, a in zip(before, size, after, strict=True))[2 - axes :]
             raise ValueError(
-                f"{who}: kernel size {how.span()}, dilation included, is greater than the padded input {padded}; "
-                "pad it, or choose a smaller kernel"
+                f"{who}: kernel size {how.span()[2 - axes :]}, dilation included, is greater than the padded input "
+                f"{padded}; pad it, or choose a smaller kernel"
             )
         steps -= ceil and steps * s >= b + n
         places.append(steps + 1)
@@ -164,4 +165,5 @@ def places(
     cells = pair(who, "kernel_size", kernel, axes, least=1)
     steps = cells if stride is None else pair(who, "stride", stride, axes, least=1)
     pads = pair(who, "padding", padding, axes)
-    return sliding(who, size, cells, steps, (pads, pads), pair(who, "dilation", dilation, axes, least=1), ceil=ceil)
+    gaps = pair(who, "dilation", dilation, axes, least=1)
+    return sliding(who, size, cells, steps, (pads, pads), gaps, ceil=ceil, axes=axes)

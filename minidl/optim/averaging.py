@@ -104,6 +104,8 @@ class Average:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Evaluate with the averages: inside `with` the parameters hold them, afterwards what they held, bit by bit."""
+        if self._applied:
+            raise RuntimeError(f"{self._who}: the model holds the average already")
         kept = [_copy(t) for t in self._tensors]
         self.assign()
         self._applied = True

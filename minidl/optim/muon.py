@@ -24,14 +24,14 @@ class Muon(Optimizer):
         m <- m + (1 - momentum) (g - m),   u = g + momentum (m - g)            without nesterov u = m
         theta <- (1 - lr weight_decay) theta - lr s orthogonal(u)
 
-    For u = U S V', `orthogonal` is U V' with method="svd". The default "newton-schulz" starts from X = u / max(|u|, eps)
-    and repeats X <- a X + (b A + c A A) X, A = X X', ns_steps times, with ns_coefficients (a, b, c): that takes a
+    For u = U S V', `orthogonal` is U V' with method="svd". The default "newton-schulz" starts from X = u / max(|u|,
+    eps) and repeats X <- a X + (b A + c A A) X, A = X X', ns_steps times, with ns_coefficients (a, b, c): that takes a
     singular value x to a x + b x^3 + c x^5, and after five rounds all from 0.001 to 1 lie between 0.47 and 1.20.
 
     adjust   s: "original" sqrt(max(1, rows / columns)); "match_rms_adamw" 0.2 sqrt(max(rows, columns)), for rates tuned
              for AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4); "none" 1
 
-    It is for hidden matrices; embeddings, the last layer, biases and scales belong to AdamW: `muon_split` parts a model.
+    It is for hidden matrices; embeddings, the last layer, biases and scales belong to AdamW: `muon_split` parts them.
     More than two axes count as (first, all others), as for the filters of a convolution. Computed in the parameter's
     dtype, where PyTorch, whose defaults these are, uses bfloat16. ValueError for parameters with fewer than two axes,
     naming them, for a negative or non-finite option, and for momentum outside [0, 1).
@@ -69,16 +69,16 @@ class Muon(Optimizer):
         maximize: bool = False,
         method: str = "newton-schulz",
     ):
-        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "eps": eps}
+        options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eps": eps}
         options |= {"ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "adjust": adjust, "method": method}
-        super().__init__(params, **options, maximize=maximize)
+        super().__init__(params, **options, nesterov=nesterov, maximize=maximize)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         few = [name for name, p in zip(group["names"], group["params"], strict=True) if p.ndim < 2]
         if few:
             raise ValueError(
-                f"Muon: needs parameters with at least two axes, got {', '.join(few)}; give these to AdamW, for example "
-                "matrices, others = muon_split(model)"
+                f"Muon: needs parameters with at least two axes, got {', '.join(few)}; give these to AdamW, for "
+                "example by matrices, others = muon_split(model)"
             )
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
@@ -136,9 +136,8 @@ def muon_split(model: Any, exclude: Iterable[str] = (), last: bool = False) -> t
     patterns = list(exclude)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
-            raise ValueError(
-                f"muon_split: no parameter is called {pattern!r}; there are {', '.join(n for n, _ in named)}"
-            )
+            known = ", ".join(name for name, _ in named)
+            raise ValueError(f"muon_split: no parameter is called {pattern!r}; there are {known}")
     matrices = [(n, p) for n, p in named if p.ndim >= 2 and id(p) not in embeddings]
     matrices = matrices if last else matrices[:-1]
     matrices = [(n, p) for n, p in matrices if not any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]

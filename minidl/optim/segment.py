@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from ..compiler.fuse import Program
 from ..compiler.loop import available
@@ -36,6 +38,7 @@ class Cohort:
         self.tensors = list(tensors)
         self.t = t
         self.arrays = [p.array for p in tensors]
+        self._own = {id(x) for x in self.arrays}
         self.store: Segment | Separate | None = None  # made at the first step: before it there is no state
 
     def gradients(self) -> list[Array] | None:
@@ -46,8 +49,8 @@ class Cohort:
             if grad is None or p.array is not array:
                 break
             raw = grad.array
-            # A gradient that is the parameter itself (p.grad = p.detach()) would change while it is being read.
-            found.append(raw.copy() if raw is array else raw)
+            # A gradient that is a parameter (p.grad = q.detach()), or a view of one, would change while it is being read.
+            found.append(raw.copy() if raw.base is not None or id(raw) in self._own else raw)
         else:
             return found
         return [] if all(p.grad is None for p in self.tensors) else None
@@ -85,6 +88,7 @@ class Segment:
 
     def __init__(self, arrays: Sequence[Array], slots: Mapping[str, Sequence[Any]]):
         self.arrays = list(arrays)
+        _check_apart(self.arrays)
         self.xp, self.device = on_device(device_of(arrays[0]))
         self.dtype = arrays[0].dtype
         self.orders = [memory_order(x) for x in arrays]
@@ -291,3 +295,14 @@ def memory_order(x: Array) -> tuple[int, ...] | None:
         return ()
     axes = tuple(sorted(range(x.ndim), key=lambda i: -x.strides[i]))
     return axes if x.transpose(axes).flags.c_contiguous else None
+
+
+def _check_apart(arrays: Sequence[Array]) -> None:
+    """Raise ValueError if two parameters share memory: one of two updates would be lost."""
+    hosts = [x for x in arrays if type(x) is np.ndarray and x.size]
+    spans = sorted((*byte_bounds(x), i) for i, x in enumerate(hosts))
+    for (_, end, i), (start, _, k) in pairwise(spans):
+        if start < end and np.shares_memory(hosts[i], hosts[k]):
+            raise ValueError(
+                f"optimizer: two parameters of shapes {hosts[i].shape} and {hosts[k].shape} share memory; copy one"
+            )

@@ -196,7 +196,7 @@ def check_freed(module: Module, arrays: list, order: int = 2) -> None:
     gc.disable()
     nodes = [weakref.ref(y.node) for y in outs]
     outs.clear()
-    alive = any(r() for r in nodes)
+    alive = any(r() is not None for r in nodes)
     if enabled:
         gc.enable()
     expect(not alive, "the graph outlived the results: does the module keep a result as an attribute?")

@@ -216,7 +216,7 @@ def check_freed(op: Callable, case: Any, rng: Rng) -> None:
     enabled = gc.isenabled()
     gc.disable()
     del xs, outs
-    alive = any(r() for r in (*graph, *leaves))
+    alive = any(r() is not None for r in (*graph, *leaves))
     if enabled:
         gc.enable()
     expect(not alive, "the graph outlived its result: does a rule or a closure hold a tensor?")
@@ -291,7 +291,7 @@ def check_into(op: Op, case: Any, rng: Rng) -> None:
 
 
 TRUTHS = (
-    check_value, check_orders, check_layouts, check_dtypes, check_half_and_single, check_inputs_unchanged,
+    check_inputs_unchanged, check_value, check_orders, check_layouts, check_dtypes, check_half_and_single,
     check_ownership, check_freed, check_constants, check_samplewise,
 )  # fmt: skip
 
@@ -341,6 +341,7 @@ def prove(check: Callable, *args: Any) -> None:
     """Run a check; what fails says which truth it is."""
     try:
         check(*args)
-    except AssertionError as error:
+    except Exception as error:
         truth = (check.__doc__ or check.__name__).strip().splitlines()[0].rstrip(".")
-        raise AssertionError(f"{truth}: {error}") from error
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        raise AssertionError(f"{truth}: {kind}{error}") from error

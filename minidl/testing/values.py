@@ -38,7 +38,8 @@ def assert_close(
     Traceback (most recent call last):
     AssertionError: value: 2.0, expected 2.5 (rtol 1.3e-06, atol 1e-05); 1 of 2 elements differ, first at (1,)
     """
-    if isinstance(expected, (tuple, list, Mapping)):
+    several = (tuple, list)
+    if isinstance(expected, Mapping) or (isinstance(expected, several) and isinstance(actual, several)):
         _assert_alike(actual, expected, rtol, atol, what)
         return
     a, b = _host(actual), _host(expected)

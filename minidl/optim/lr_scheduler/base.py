@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..base import Optimizer
@@ -68,13 +69,15 @@ class LRScheduler:
         self._last_momentum: list[float | None] = [None for _ in optimizer.param_groups]
         return first
 
-    def _refuse_schedules(self) -> None:
+    def _refuse_schedules(self, names: Iterable[str] = ("lr",)) -> None:
         for i, group in enumerate(self.optimizer.param_groups):
-            if "lr" in group.schedules:
-                raise ValueError(
-                    f"{self._who}: lr of group {i} follows the schedule {schedule_name(group.schedules['lr'])}; an "
-                    f"optimizer has either a schedule or a scheduler: call param_groups[{i}].unschedule('lr') first"
-                )
+            for name in names if group.schedules else ():
+                if name in group.schedules:
+                    raise ValueError(
+                        f"{self._who}: {name} of group {i} follows the schedule "
+                        f"{schedule_name(group.schedules[name])}; it has either a schedule or a scheduler: call "
+                        f"param_groups[{i}].unschedule({name!r}) first"
+                    )
 
     # ---- what a subclass may give ------------------------------------------------------------------------------------
 
@@ -119,7 +122,9 @@ class LRScheduler:
     def _take_over(self) -> None:
         driver = _drivers.get(self.optimizer)
         other = None if driver is None else driver()
-        if self._stepped and other is not None and other is not self:
+        if other is self:
+            return
+        if self._stepped and other is not None:
             raise ValueError(
                 f"{self._who}: {other._who} has stepped this optimizer too, and each would undo the other; combine "
                 "them with ChainedScheduler or SequentialLR, or delete the one that has done its work"
@@ -129,20 +134,21 @@ class LRScheduler:
 
     def _move(self, t: int) -> None:
         """Compute everything for t, then write it: an error changes nothing."""
-        self._refuse_schedules()
         self._write(self.lrs(t), self.momenta(t))
         self.last_epoch = t
 
     def _write(self, lrs: Sequence[float], momenta: Sequence[float | None]) -> None:
         groups = self.optimizer.param_groups
-        new: list[dict[str, Any]] = []
+        self._refuse_schedules(("lr",) if all(m is None for m in momenta) else ("lr", "momentum", "betas"))
+        new = []
         for group, lr, momentum in zip(groups, lrs, momenta, strict=True):
-            options: dict[str, Any] = {"lr": lr}
+            options: dict[str, Any] = {"lr": group.checked("lr", lr)}
             if momentum is not None:
-                options |= {"betas": (momentum, *group["betas"][1:])} if "betas" in group else {"momentum": momentum}
-            new.append({name: group.checked(name, value) for name, value in options.items()})
+                name = "betas" if "betas" in group else "momentum"
+                options[name] = group.checked(name, (momentum, *group[name][1:]) if name == "betas" else momentum)
+            new.append(options)
         for group, options in zip(groups, new, strict=True):
-            group.update(options)
+            dict.update(group, options)  # it has been checked
         self._last_lr = list(lrs)
         before = self._last_momentum + [None] * len(lrs)
         self._last_momentum = [old if new is None else new for old, new in zip(before, momenta, strict=False)]
@@ -209,6 +215,12 @@ class LRScheduler:
     def __repr__(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         return f"{self._who}({type(self.optimizer).__name__}{settings})  # last_epoch={self.last_epoch}"
+
+
+@lru_cache(maxsize=1024)
+def made(kind: Callable[..., Any], *settings: Any) -> Any:
+    """Return a schedule, made and checked once and not at each step."""
+    return kind(*settings)
 
 
 def _plain(x: Any) -> Any:

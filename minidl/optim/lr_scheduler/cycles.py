@@ -8,7 +8,7 @@ from typing import Any
 from .. import schedules
 from ..base import Optimizer
 from ..groups import ParamGroup
-from .base import LRScheduler, check_length, for_group, inner_of, noted
+from .base import LRScheduler, check_length, for_group, inner_of, made, noted
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
@@ -33,7 +33,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def at(self, base: float, t: int, i: int) -> float:
-        return schedules.CosineRestarts(base, self.T_0, self.T_mult, self.eta_min)(t)
+        return float(made(schedules.CosineRestarts, base, self.T_0, self.T_mult, self.eta_min)(t))
 
     def step(self, epoch: float | None = None) -> None:
         """Go on to the next whole epoch, or to `epoch`, which may be a fraction."""
@@ -124,10 +124,11 @@ class CyclicLR(_Cycling):
         return float(for_group("CyclicLR", "base_lr", self.base_lr, i))
 
     def _value(self, base: float, peak: float, t: int) -> float:
+        lengths = (self.step_size_up, self.step_size_down)
         if self.scale_fn is None:
-            return schedules.Cyclic(base, peak, self.step_size_up, self.step_size_down, self.mode, self.gamma)(t)
-        cycle, height = schedules.Cyclic(base, peak, self.step_size_up, self.step_size_down).height(t)
-        return base + (peak - base) * height * float(self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else t))
+            return float(made(schedules.Cyclic, base, peak, *lengths, self.mode, self.gamma)(t))
+        cycle, height = made(schedules.Cyclic, base, peak, *lengths).height(t)
+        return base + (peak - base) * float(height * self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else t))
 
     def at(self, base: float, t: int, i: int) -> float:
         return self._value(base, for_group("CyclicLR", "max_lr", self.max_lr, i), t)
@@ -190,7 +191,8 @@ class OneCycleLR(_Cycling):
 
     def _schedule(self, peak: float, div: float, final_div: float) -> schedules.OneCycle:
         settings = (self.total_steps, self.pct_start, self.anneal_strategy, div, final_div, self.three_phase)
-        return schedules.OneCycle(peak, *settings)
+        schedule: schedules.OneCycle = made(schedules.OneCycle, peak, *settings)
+        return schedule
 
     def at(self, base: float, t: int, i: int) -> float:
         if t > self.total_steps:

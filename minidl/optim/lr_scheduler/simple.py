@@ -9,7 +9,7 @@ from typing import Any
 from .. import schedules
 from ..base import Optimizer
 from ..groups import ParamGroup
-from .base import LRScheduler, check_length, for_group, noted
+from .base import LRScheduler, check_length, for_group, made, noted
 
 Factor = Callable[[int], float]
 
@@ -67,7 +67,8 @@ class StepLR(_Scheduled):
         self._begin(optimizer, last_epoch, step_size=step_size, gamma=gamma)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.Step(base, self.step_size, self.gamma)
+        schedule: schedules.Schedule = made(schedules.Step, base, self.step_size, self.gamma)
+        return schedule
 
 
 class MultiStepLR(_Scheduled):
@@ -86,10 +87,11 @@ class MultiStepLR(_Scheduled):
     gamma: float
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
-        self._begin(optimizer, last_epoch, milestones=sorted(milestones), gamma=gamma)
+        self._begin(optimizer, last_epoch, milestones=tuple(sorted(milestones)), gamma=gamma)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.MultiStep(base, self.milestones, self.gamma)
+        schedule: schedules.Schedule = made(schedules.MultiStep, base, self.milestones, self.gamma)
+        return schedule
 
 
 class ConstantLR(_Scheduled):
@@ -109,7 +111,10 @@ class ConstantLR(_Scheduled):
         self._begin(optimizer, last_epoch, factor=factor, total_iters=total_iters)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.PiecewiseConstant((self.total_iters,), (base * self.factor, base))
+        schedule: schedules.Schedule = made(
+            schedules.PiecewiseConstant, (self.total_iters,), (base * self.factor, base)
+        )
+        return schedule
 
 
 class LinearLR(_Scheduled):
@@ -141,7 +146,10 @@ class LinearLR(_Scheduled):
         self._begin(optimizer, last_epoch, **settings)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.Linear(base * self.start_factor, self.total_iters, base * self.end_factor)
+        schedule: schedules.Schedule = made(
+            schedules.Linear, base * self.start_factor, self.total_iters, base * self.end_factor
+        )
+        return schedule
 
 
 class ExponentialLR(_Scheduled):
@@ -161,7 +169,8 @@ class ExponentialLR(_Scheduled):
         self._begin(optimizer, last_epoch, gamma=gamma)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.Exponential(base, self.gamma)
+        schedule: schedules.Schedule = made(schedules.Exponential, base, self.gamma)
+        return schedule
 
 
 class PolynomialLR(_Scheduled):
@@ -182,7 +191,8 @@ class PolynomialLR(_Scheduled):
         self._begin(optimizer, last_epoch, total_iters=total_iters, power=power)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.Polynomial(base, self.total_iters, power=self.power)
+        schedule: schedules.Schedule = made(schedules.Polynomial, base, self.total_iters, 0.0, self.power)
+        return schedule
 
 
 class CosineAnnealingLR(_Scheduled):
@@ -207,7 +217,8 @@ class CosineAnnealingLR(_Scheduled):
         self._begin(optimizer, last_epoch, T_max=T_max, eta_min=eta_min)
 
     def schedule(self, base: float) -> schedules.Schedule:
-        return schedules.Cosine(base, self.T_max, self.eta_min)
+        schedule: schedules.Schedule = made(schedules.Cosine, base, self.T_max, self.eta_min)
+        return schedule
 
     def at(self, base: float, t: int, i: int) -> float:
         """Mirror the half cosine at T_max."""
@@ -331,7 +342,7 @@ class SWALR(LRScheduler):
         if not self.anneal_epochs:
             return float(end)
         kind = "cosine" if self.anneal_strategy == "cos" else "linear"
-        return schedules.PiecewiseInterpolate((0, self.anneal_epochs), (base, end), kind)(t)
+        return float(made(schedules.PiecewiseInterpolate, (0, self.anneal_epochs), (base, end), kind)(t))
 
 
 def check_factor(who: str, name: str, value: float) -> None:

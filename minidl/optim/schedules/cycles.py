@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import checks
@@ -141,25 +140,21 @@ class OneCycle(Schedule):
         """
         return cls(base, total_steps, pct_start, anneal, base / max, 1.0, three_phase)
 
-    def _phases(self) -> Iterator[tuple[float, float, float]]:
-        """Yield (last step of the phase, value at its start, value at its end)."""
-        start = self.peak / self.div_factor
-        low, up = start / self.final_div_factor, self.pct_start * self.total_steps
-        yield up - 1, start, self.peak
-        if self.three_phase:
-            yield 2 * up - 2, self.peak, start
-        yield self.total_steps - 1, start if self.three_phase else self.peak, low
-
     def unclamped(self, t: float) -> float:
         """Compute the value for step t, going on past the last step on the curve of the last phase."""
-        begin = 0.0
-        for last, start, end in self._phases():
-            x = (t - begin) / (last - begin) if last > begin else 1.0
-            value = between(start, end, x if self.anneal == "linear" else 1 - cosine(x))
-            if t <= last:
-                break
-            begin = last
-        return value
+        top, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
+        start = self.peak / self.div_factor
+        final = start / self.final_div_factor
+        if t <= top:
+            begin, end, first, last = 0.0, top, start, self.peak
+        elif not self.three_phase:
+            begin, first, last = top, self.peak, final
+        elif t <= 2 * top:
+            begin, end, first, last = top, 2 * top, self.peak, start
+        else:
+            begin, first, last = 2 * top, start, final
+        x = (t - begin) / (end - begin) if end > begin else 1.0
+        return between(first, last, x if self.anneal == "linear" else 1 - cosine(x))
 
     def value(self, t: float) -> float:
         return self.unclamped(min(t, self.total_steps - 1))
