@@ -43,6 +43,15 @@ def _values_within(who: str, name: str, x: Any, low: float, high: float) -> None
         raise ValueError(f"{who}: {name} must be in [{low:g}, {high:g}], got {wrong[0]}")
 
 
+def _check_weights(who: str, input: Any, **named: Any) -> None:
+    """Raise unless weights are of the input's dtype (TypeError) and broadcast to its shape, no further (ValueError)."""
+    for name, weight in named.items():
+        if weight is not None:
+            check_dtypes(who, ("input", input), (name, weight))
+            if np.broadcast_shapes(input.shape, weight.shape) != tuple(input.shape):
+                raise ValueError(f"{who}: {name} {weight.shape} must broadcast to the input's shape {input.shape}")
+
+
 # ---- differences -------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +155,7 @@ def binary_cross_entropy(input: Any, target: Any, reduction: str = "mean", weigh
     """
     check_alike("binary_cross_entropy", reduction, input=input, target=target)
     _values_within("binary_cross_entropy", "input", input, 0.0, 1.0)
+    _check_weights("binary_cross_entropy", input, weight=weight)
     losses = -(target * _log(input) + (1.0 - target) * _log(1.0 - input))
     return reduced("binary_cross_entropy", losses if weight is None else losses * weight, reduction)
 
@@ -162,6 +172,7 @@ def binary_cross_entropy_with_logits(
     tensor([10000.,     0.])
     """
     check_alike("binary_cross_entropy_with_logits", reduction, input=input, target=target)
+    _check_weights("binary_cross_entropy_with_logits", input, weight=weight, pos_weight=pos_weight)
     miss = target * softplus(-input, threshold=math.inf)
     losses = (miss if pos_weight is None else miss * pos_weight) + (1.0 - target) * softplus(input, threshold=math.inf)
     return reduced("binary_cross_entropy_with_logits", losses if weight is None else losses * weight, reduction)

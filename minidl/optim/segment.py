@@ -49,7 +49,7 @@ class Cohort:
             if grad is None or p.array is not array:
                 break
             raw = grad.array
-            # A gradient that is a parameter (p.grad = q.detach()), or a view of one, would change while it is being read.
+            # A gradient that is a parameter (p.grad = q.detach()), or a view of one, would change while it is read.
             found.append(raw.copy() if raw.base is not None or id(raw) in self._own else raw)
         else:
             return found
