@@ -186,6 +186,12 @@ def test_weights_are_buffers_and_checked():
     assert nn.NLLLoss().state_dict() == {}
     with pytest.raises(TypeError, match="CrossEntropyLoss: weight must be floating, got int64"):
         nn.CrossEntropyLoss(weight=[1, 2, 3])
+    for kind, target in (("CrossEntropyLoss", [0, 1]), ("NLLLoss", [0, 1]), ("MultiMarginLoss", [0, 1]),
+                         ("BCELoss", np.zeros((2, 2), "f")), ("BCEWithLogitsLoss", np.zeros((2, 2), "f"))):  # fmt: skip
+        with pytest.raises(TypeError, match="float32 and weight is float64"):
+            getattr(nn, kind)(weight=np.ones(2))(md.zeros(2, 2), md.tensor(target))
+    with pytest.raises(ValueError, match=r"weight \(2,\) must broadcast to the input's shape \(2, 1\)"):
+        nn.BCEWithLogitsLoss(pos_weight=[1.0, 2.0])(md.zeros(2, 1), md.zeros(2, 1))
     with pytest.raises(ValueError, match=r"cross_entropy: weight must be \(3,\), one for each class, got \(2,\)"):
         nn.CrossEntropyLoss(weight=[1.0, 2.0])(md.zeros(4, 3), md.tensor([0, 1, 2, 0]))
 

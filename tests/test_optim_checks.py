@@ -7,7 +7,7 @@ import pytest
 
 import optim_by_hand as hand
 from minidl.optim import SGD, Adam, Muon, Optimizer
-from optim_checks import check_optimizer
+from minidl.testing import check_optimizer
 from optim_table import VARIED
 
 

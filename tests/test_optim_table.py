@@ -363,6 +363,7 @@ WRONG = {
     "a finite number >= 0, or None": [math.nan, math.inf, "0.1", True, -1e-3],
     "two numbers >= 0, the first perhaps None": [(None, None), (None, -1.0), (-1.0, 0.1), (0.1,), 0.1, None],
     "three finite numbers": [(1.0, 2.0), (1.0, 2.0, math.nan), 1.0, None, "abc"],
+    "'strong_wolfe' or None": ["other", 1, True],
     "an int >= 1, or None": [0, 1.0, "1", True],
     "an int >= 1": [0, 1.0, "1", None, True],
     "an int >= 0": [-1, 1.0, "1", None, True],

@@ -56,8 +56,9 @@ def _ones(n: int, dtype: np.dtype) -> np.ndarray:
 def sum_to(g: Any, parent: Node, node: Node | None) -> Any:
     """Sum a gradient over the axes along which its input was broadcast; RuntimeError if it was not broadcast to it."""
     shape = parent.shape
-    if type(g) is np.ndarray and g.ndim == 2 and g.shape[1:] == shape:
-        return np.dot(_ones(len(g), g.dtype), g)  # the gradient of a bias: BLAS adds rows thrice as fast as sum
+    if type(g) is np.ndarray and g.ndim > 1 and g.shape[-1:] == shape and g.size and g.dtype.itemsize > 2:
+        rows = g.reshape(-1, *shape)
+        return np.dot(_ones(len(rows), g.dtype), rows)  # the gradient of a bias: BLAS adds rows thrice as fast as sum
     extra = g.ndim - len(shape)
     fits = extra >= 0 and all(n in (1, m) for n, m in zip(shape, g.shape[max(extra, 0) :], strict=False))
     if not fits:

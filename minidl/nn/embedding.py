@@ -38,13 +38,7 @@ class Embedding(Described):
     ):
         self.num_embeddings = size("Embedding", num_embeddings=num_embeddings)
         self.embedding_dim = size("Embedding", embedding_dim=embedding_dim)
-        self.padding_idx = None if padding_idx is None else integer("Embedding", "padding_idx", padding_idx)
-        if self.padding_idx is not None:
-            if not -num_embeddings <= self.padding_idx < num_embeddings:
-                raise ValueError(
-                    f"Embedding: padding_idx must lie in [-{num_embeddings}, {num_embeddings}), got {padding_idx}"
-                )
-            self.padding_idx %= self.num_embeddings
+        self.padding_idx = _row(self.num_embeddings, padding_idx)
         self.weight = new_parameter((self.num_embeddings, self.embedding_dim), device, dtype)
         self.reset_parameters()
 
@@ -64,8 +58,9 @@ class Embedding(Described):
         weight = Parameter(embeddings, requires_grad=True)
         if weight.ndim != 2:
             raise ValueError(f"Embedding.from_pretrained: embeddings must have 2 axes, got shape {weight.shape}")
-        rows, columns = weight.shape
-        table = cls(rows, columns, padding_idx)
+        table = cls.__new__(cls)  # without a draw of other vectors
+        table.num_embeddings, table.embedding_dim = weight.shape
+        table.padding_idx = _row(table.num_embeddings, padding_idx)
         table.weight = weight
         weight.requires_grad = not freeze
         return table
@@ -73,6 +68,16 @@ class Embedding(Described):
     def forward(self, x: Any) -> Any:
         """Look up the vectors of x."""
         return self._call(F.embedding, x, self.weight, self.padding_idx)
+
+
+def _row(n: int, padding_idx: int | None) -> int | None:
+    """Return the row of n that is for padding, counted from the front; ValueError if there is none such."""
+    if padding_idx is None:
+        return None
+    row = integer("Embedding", "padding_idx", padding_idx)
+    if not -n <= row < n:
+        raise ValueError(f"Embedding: padding_idx must lie in [-{n}, {n}), got {row}")
+    return row % n
 
 
 class PositionalEncoding(Described):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..engine.backend import array_module
 from ..engine.op import Op
-from ..engine.tensor import wrap
 from ..ops.shape import concatenate, stack
 from . import functional as F
 from . import init
@@ -21,6 +19,7 @@ parts = Op(
     joint=lambda gs, outs, x, *, n, axis: (concatenate(gs, axis=axis),),
     name="parts",
 )
+_zeros = Op(lambda xp, like, *, shape: xp.zeros(shape, like.dtype), name="zeros")
 
 State = tuple[Any, ...]  # (h,), or (h, c) of an LSTM
 
@@ -126,8 +125,7 @@ class _Recurrent(Described):
         """Return the first state of every layer: that given, checked, or zeros."""
         shape = (len(self._suffixes()), x.shape[1], self.hidden_size)
         if hx is None:
-            array = getattr(x, "array", x)
-            return tuple(wrap(array_module(array).zeros(shape, x.dtype)) for _ in range(self.states))
+            return tuple(_zeros(x, shape=shape) for _ in range(self.states))
         given = hx if isinstance(hx, tuple) else (hx,)
         expected = (shape[0], shape[2]) if alone else shape
         if [tuple(s.shape) for s in given] != [expected] * self.states:

@@ -48,7 +48,8 @@ def _check_weights(who: str, input: Any, **named: Any) -> None:
     for name, weight in named.items():
         if weight is not None:
             check_dtypes(who, ("input", input), (name, weight))
-            if np.broadcast_shapes(input.shape, weight.shape) != tuple(input.shape):
+            ends = zip(weight.shape[::-1], input.shape[::-1], strict=False)
+            if weight.ndim > input.ndim or any(n not in (1, m) for n, m in ends):
                 raise ValueError(f"{who}: {name} {weight.shape} must broadcast to the input's shape {input.shape}")
 
 
@@ -285,6 +286,7 @@ def multi_margin_loss(
         )
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
+    _check_weights("multi_margin_loss", input, weight=weight)
     settings = {"classes": input.shape[-1], "axis": input.ndim - 1, "ignored": None, "who": "multi_margin_loss"}
     hot: Any = indicator(target, dtype=input.dtype.name, **settings)
     gaps = relu(margin + input - sum(input * hot, axis=-1, keepdims=True))

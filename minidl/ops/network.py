@@ -337,10 +337,9 @@ def expected_loss(
     else:
         settings = {"classes": classes, "axis": axis, "ignored": ignored, "who": who}
         q = indicator(target, dtype=log_p.dtype.name, **settings)
-    if weight is not None:
-        if weight.shape != (classes,):
-            raise ValueError(f"{who}: weight must be ({classes},), one for each class, got {weight.shape}")
-        check_dtypes(who, ("logits", log_p), ("weight", weight))
+    check_dtypes(who, ("logits", log_p), *([] if weight is None else [("weight", weight)]))
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"{who}: weight must be ({classes},), one for each class, got {weight.shape}")
     w: Any = 1.0 if weight is None else weight.reshape((-1,) + (1,) * (log_p.ndim - axis - 1))
     counted = None if probable else q * w
     if smoothing:

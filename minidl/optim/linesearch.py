@@ -135,9 +135,9 @@ class LineSearcher(Optimizer):
 
     def _search(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
         loss, f, g = self._evaluate(xp, closure)
-        calls, most, tolerance = 1, group.get("max_eval") or math.inf, group["tolerance_change"]
+        calls, most, tolerance = 1, self._most(group), group["tolerance_change"]
         for iteration in range(group["max_iter"]):
-            if float(abs(g).max(initial=0.0)) <= group["tolerance_grad"] or calls >= most:
+            if not g.size or float(abs(g).max()) <= group["tolerance_grad"] or calls >= most:
                 break
             d, t = self.direction(group, g)
             slope, before = float(g @ d), f
@@ -163,6 +163,11 @@ class LineSearcher(Optimizer):
                 break
         self.memory["func_evals"] = self.memory.get("func_evals", 0) + calls
         return loss
+
+    @staticmethod
+    def _most(group: Mapping[str, Any]) -> float:
+        """Return how often the closure may be called in a step."""
+        return (group["max_eval"] or group["max_iter"] * 5 // 4) if "max_eval" in group else math.inf
 
     def _line(self, xp: Any, closure: Callable[[], Any], x: Array, d: Array) -> Callable[[float], Point]:
         def at(t: float) -> Point:
@@ -282,7 +287,7 @@ class LBFGS(LineSearcher):
         *,
         maximize: bool = False,
     ):
-        options: dict[str, Any] = {"lr": lr, "max_iter": max_iter, "max_eval": max_eval or max_iter * 5 // 4}
+        options: dict[str, Any] = {"lr": lr, "max_iter": max_iter, "max_eval": max_eval}
         options |= {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change, "maximize": maximize}
         super().__init__(params, **options, history_size=history_size, line_search_fn=line_search_fn)
 

@@ -10,6 +10,7 @@ Not loaded by `import minidl`. Every check raises AssertionError with what does 
 
 from .modules import check_module
 from .operations import check_op
+from .optimizers import check_optimizer
 from .values import assert_close
 
-__all__ = ["assert_close", "check_module", "check_op"]
+__all__ = ["assert_close", "check_module", "check_op", "check_optimizer"]

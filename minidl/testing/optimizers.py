@@ -1,4 +1,4 @@
-"""What every optimizer must keep, as one function for an optimizer of one's own. It imports NumPy and minidl only."""
+"""What every optimizer must keep, as one function for an optimizer of one's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import minidl as md
+from ..engine.tensor import Parameter
 
 SHAPES = ((3, 4), (5,), (2, 3, 2), (), (0, 2))
 
@@ -21,15 +21,17 @@ def check_optimizer(
     rtol: float = 1e-12,
     seed: int = 0,
 ) -> None:
-    """Check `make(params, **options)`, an optimizer class or a function with its options: AssertionError saying what fails.
+    """Raise AssertionError, saying what fails, unless an optimizer passes the library's own battery.
 
+    make       `make(params, **options)`: a class, or a function that fixes some of its options
     formula    (x, g, s, t) -> new x for one element, s a dictionary for its state: the trajectory must follow it
     shapes     of the parameters to try it on
 
     A parameter without a gradient stays, without state; maximizing -f is minimizing f, bitwise; saving, loading and
     going on is going on, bitwise; parameters keep their arrays and dtype, float32 too; no graph is recorded.
 
-    >>> check_optimizer(md.optim.SGD, lambda x, g, s, t: x - 1e-3 * g)
+    >>> from minidl.optim import SGD
+    >>> check_optimizer(SGD, lambda x, g, s, t: x - 1e-3 * g)
     """
     _check_identity(make, shapes, seed)
     _check_without_gradient(make, shapes, seed)
@@ -41,7 +43,7 @@ def check_optimizer(
 
 def _params(shapes: Sequence[tuple[int, ...]], seed: int, dtype: Any = np.float64) -> list[Any]:
     rng = np.random.default_rng(seed)
-    return [md.Parameter(np.asarray(rng.standard_normal(shape), dtype)) for shape in shapes]
+    return [Parameter(np.asarray(rng.standard_normal(shape), dtype)) for shape in shapes]
 
 
 def _gradients(params: Sequence[Any], rng: np.random.Generator) -> list[Any]:
