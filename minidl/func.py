@@ -51,7 +51,9 @@ def matched(who: str, tree: Tree, like: Tree) -> list:
     if isinstance(like, dict):
         if not isinstance(tree, dict) or set(tree) != set(like):
             got = sorted(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
-            raise ValueError(f"{who}: the structure must match: needs a dictionary with the keys {sorted(map(str, like))}, got {got}")
+            raise ValueError(
+                f"{who}: the structure must match: needs a dictionary with the keys {sorted(map(str, like))}, got {got}"
+            )
         return [leaf for key in like for leaf in matched(who, tree[key], like[key])]
     if isinstance(like, (list, tuple)) and not _numbers(like):
         if not isinstance(tree, (list, tuple)) or len(tree) != len(like):

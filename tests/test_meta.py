@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -144,7 +145,8 @@ print(json.dumps({"new": new, "numpy": t1 - t0, "minidl": t2 - t1}))
 def import_reports():
     """What importing minidl loads and costs beyond NumPy, in fresh interpreters; the first one writes the byte code."""
     command = [sys.executable, "-c", IMPORT_REPORT]
-    runs = [subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True) for _ in range(4)]
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    runs = [subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env=env) for _ in range(4)]
     return [json.loads(run.stdout) for run in runs[1:]]
 
 

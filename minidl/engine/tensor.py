@@ -58,7 +58,9 @@ class Tensor:
         source = data.array if isinstance(data, Tensor) else data
         array = as_array(source, dtype, device)
         fresh = isinstance(source, (list, tuple, *backend.SCALARS))  # all else may share memory with its owner
-        self.array = array if fresh else array.copy(order="K")
+        moved = backend.is_array(source) and device_of(source) != device_of(array)
+        with backend.on_device(device_of(array))[1]:
+            self.array = array if fresh or moved else array.copy(order="K")
         self.node = None
         self._grad = None
         if requires_grad:
