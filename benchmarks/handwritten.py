@@ -55,7 +55,8 @@ class HandwrittenStep:
     """Parameters, buffers and the training step for one batch size.
 
     `parameters` is what `draw_parameters` returns; it is copied. `gradients(x, y)` fills `self.grads` and returns the
-    loss (0-d array); `adam()` moves the parameters; `step(x, y)` does both.
+    loss (0-d array); `adam()` moves the parameters; `step(x, y)` does both. With `rescaled=False` the moments are
+    stored as they stand in the paper: the same step, with the same state, as that of the libraries beside it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class HandwrittenStep:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         block: int = BLOCK,
+        rescaled: bool = True,
     ):
         (w1, b1), (w2, b2), (w3, b3) = parameters
         arrays = (w1.T, b1, w2.T, b2, w3, b3)
@@ -76,7 +78,9 @@ class HandwrittenStep:
         for view, a in zip(self.params, arrays, strict=True):
             view[...] = a
         self.lr, self.betas, self.eps, self.t = lr, betas, eps, 0
+        self.rescaled = rescaled
         self._blocks = self._cut(block)
+        self._c1, self._c2 = (np.asarray(1 - b, dtype) for b in betas)
         self._b1, self._b2 = (np.asarray(b, dtype) for b in betas)
         self._lr, self._eps = np.zeros((), dtype), np.zeros((), dtype)
         self._allocate(batch, dtype)
@@ -168,10 +172,35 @@ class HandwrittenStep:
             np.multiply(work, lr, out=work)
             np.add(theta, work, out=theta)
 
+    def adam_with_the_moments_themselves(self) -> None:
+        """Do the same step with m and v stored as the paper and all libraries store them: two passes more."""
+        self.t += 1
+        beta1, beta2 = self.betas
+        root = (1 - beta2**self.t) ** 0.5
+        self._eps[()] = self.eps * root
+        self._lr[()] = -self.lr * root / (1 - beta1**self.t)
+        lr, eps, b1, b2, c1, c2 = self._lr, self._eps, self._b1, self._b2, self._c1, self._c2
+        for theta, g, m, v, work in self._blocks:
+            np.multiply(m, b1, out=m)
+            np.multiply(g, c1, out=work)
+            np.add(m, work, out=m)
+            np.multiply(v, b2, out=v)
+            np.multiply(g, c2, out=work)
+            np.multiply(work, g, out=work)
+            np.add(v, work, out=v)
+            np.sqrt(v, out=work)
+            np.add(work, eps, out=work)
+            np.divide(m, work, out=work)
+            np.multiply(work, lr, out=work)
+            np.add(theta, work, out=theta)
+
     def step(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Run one training step on images x and labels y; return the loss before it."""
         loss = self.gradients(x, y)
-        self.adam()
+        if self.rescaled:
+            self.adam()
+        else:
+            self.adam_with_the_moments_themselves()
         return loss
 
 

@@ -21,6 +21,7 @@ import minidl as md
 LR = 1e-3
 LABELS = 16  # vectors of labels, taken in turn
 HAND = "NumPy by hand"
+RESCALED = "the same, moments rescaled"
 FUSED = "PyTorch, fused Adam"
 JAX = "JAX, jit, donated"
 
@@ -55,9 +56,9 @@ def minidl_step(x: np.ndarray, labels: Sequence[np.ndarray]) -> Step:
     return step
 
 
-def hand_step(x: np.ndarray, labels: Sequence[np.ndarray]) -> Step:
-    """Return the step of handwritten.py."""
-    hand, targets = HandwrittenStep(draw_parameters(), len(x), lr=LR), itertools.cycle(labels)
+def hand_step(x: np.ndarray, labels: Sequence[np.ndarray], rescaled: bool) -> Step:
+    """Return the step of handwritten.py, with Adam's moments as they are or in units that save two passes."""
+    hand, targets = HandwrittenStep(draw_parameters(), len(x), lr=LR, rescaled=rescaled), itertools.cycle(labels)
     return lambda: hand.step(x, next(targets))
 
 
@@ -118,7 +119,7 @@ def steps_of(batch: int, torch, jax) -> tuple[dict[str, Step], dict[str, Step]]:
     """Return the steps of all installed libraries for one batch size, and what waits for those that run ahead."""
     x, _ = draw_batch(batch)
     labels = [draw_batch(batch, seed)[1] for seed in range(LABELS)]
-    steps = {"minidl": minidl_step(x, labels), HAND: hand_step(x, labels)}
+    steps = {"minidl": minidl_step(x, labels), HAND: hand_step(x, labels, False), RESCALED: hand_step(x, labels, True)}
     finish = {}
     if torch is not None:
         steps["PyTorch, Adam"] = torch_step(torch, x, labels, fused=False)

@@ -124,3 +124,14 @@ def test_gradients_and_three_steps_agree_with_pytorch(batch):
         theirs = theirs.detach().numpy()
         difference = mine - (theirs.T if i in (0, 2) else theirs)
         assert np.abs(difference).mean() < 2e-6
+
+
+def test_both_ways_to_store_the_moments_are_one_step():
+    pairs = handwritten.draw_parameters(1)
+    x, y = handwritten.draw_batch(16, 2)
+    steps = [handwritten.HandwrittenStep(pairs, 16, rescaled=rescaled) for rescaled in (True, False)]
+    for _ in range(5):
+        losses = [float(step.step(x, y)) for step in steps]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    np.testing.assert_allclose(steps[0].theta, steps[1].theta, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(steps[0].m * np.float32(0.1), steps[1].m, rtol=1e-4, atol=1e-8)

@@ -295,10 +295,13 @@ def backward(
             raise RuntimeError(
                 f"backward: a leaf was moved to {t.device} after the forward, its gradient is on {g.device}"
             )
-    with _depositing, set_grad_enabled(create_graph):
+    with _depositing:
         for t, g in pairs:
-            if t is not None:
-                t._grad = g if t._grad is None else t._grad + g
+            if t is not None and t._grad is None:
+                t._grad = g
+            elif t is not None:
+                with set_grad_enabled(create_graph):
+                    t._grad = t._grad + g
 
 
 def grad(

@@ -199,7 +199,7 @@ def check_classes(who: str, xp: Any, target: Any, classes: int, ignored: int | N
     """Raise IndexError for a class out of range; on a GPU in anomaly mode alone, since looking waits for it."""
     if (xp is np or mode.watch is not None) and target.size:
         unsigned = target.view(f"u{target.dtype.itemsize}")  # a negative class becomes a huge one: one pass, not two
-        if int(unsigned.max()) >= classes:
+        if int(np.maximum.reduce(unsigned, None) if xp is np else unsigned.max()) >= classes:
             flat = (target if xp is np else target.get()).ravel()
             wrong = (flat < 0) | (flat >= classes)
             if ignored is not None:
