@@ -248,3 +248,17 @@ def test_a_retained_gradient_is_what_the_hooks_made_of_it():
     y.register_hook(lambda g: 10 * g)
     y.sum().backward()
     assert (y.grad.item(), x.grad.item()) == (10.0, 10.0)
+
+
+def test_freezing_and_unfreezing_a_leaf_keeps_its_hooks_and_its_place_in_earlier_graphs():
+    seen = []
+    x = md.tensor([3.0], dtype="float64", requires_grad=True)
+    x.register_hook(lambda g: seen.append(g.item()))
+    y = x * x
+    x.requires_grad = False
+    assert not (x * 2).requires_grad
+    x.requires_grad = True
+    (g,) = md.autograd.grad(y, x)
+    assert (g.item(), seen) == (6.0, [6.0])
+    (x * 2).backward()
+    assert (x.grad.item(), seen) == (2.0, [6.0, 2.0])

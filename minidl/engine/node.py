@@ -171,6 +171,27 @@ def leaf(tensor: Any) -> Leaf:
     return new
 
 
+_resting: dict[int, Leaf] = {}  # id of a tensor whose requires_grad is off for now -> its leaf
+
+
+def rest(tensor: Any) -> None:
+    """Put the node of a leaf aside, with its hooks, until the tensor wants gradients again (freezing a network)."""
+    for key in [key for key, node in _resting.items() if node.tensor() is None]:
+        del _resting[key]
+    if tensor.node is not None:
+        _resting[id(tensor)] = tensor.node
+        tensor.node = None
+
+
+def wake(tensor: Any) -> Leaf:
+    """Return the node of a tensor that wants gradients, the one put aside if there is one."""
+    old = _resting.pop(id(tensor), None)
+    if old is None or old.tensor() is not tensor:
+        return leaf(tensor)
+    old.rebind(tensor.array)
+    return old
+
+
 def pick(main: MultiNode, index: int) -> Pick:
     """Return a node for one output of an operation with several."""
     node, of = Pick(), main.outputs[index]

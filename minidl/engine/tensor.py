@@ -16,7 +16,7 @@ import numpy as np
 from . import backend
 from .backend import Array, as_array, device_of, to_device, to_numpy
 from .explain import ELSEWHERE
-from .node import Leaf, Node, leaf, mode, stamp
+from .node import Leaf, Node, leaf, mode, rest, stamp, wake
 
 # What numpy.f(tensor) runs: NumPy's function or ufunc -> ours. Filled by minidl.ops.
 NUMPY_FUNCTIONS: dict[Any, Callable[..., Any]] = {}
@@ -133,10 +133,10 @@ class Tensor:
                 "requires_grad: can only be changed on a leaf; use detach() to cut a result from its graph"
             )
         if not value:
-            self.node = None
+            rest(self)
         elif self.node is None:
             _check_floating(self.dtype)
-            self.node = leaf(self)
+            self.node = wake(self)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad` and return the tensor."""
