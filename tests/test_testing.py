@@ -275,3 +275,10 @@ def test_testing_is_not_loaded_with_the_library():
 
     code = "import minidl, sys; sys.exit('minidl.testing' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_inputs_of_single_precision_are_refused_and_not_called_a_wrong_derivative():
+    with pytest.raises(TypeError, match="check_module: floating inputs must be float64, got float32"):
+        check_module(md.nn.Linear(3, 2), np.ones((2, 3), np.float32))
+    with pytest.raises(TypeError, match="check_op: floating inputs must be float64, got float32"):
+        check_op(md.exp, np.ones(3, np.float32))

@@ -24,6 +24,7 @@ from .values import (
     SINGLE,
     assert_close,
     cast,
+    check_double,
     cotangents,
     expect,
     floating,
@@ -239,6 +240,7 @@ def check_module(module: Module, *inputs: Any, order: int = 2) -> None:
     AssertionError: Every parameter that is trained takes part in the result: no gradient reaches idle
     """
     arrays, before = host_arrays(inputs), random.get_state()
+    check_double("check_module", arrays)
     whole = copy.deepcopy(module).to("cpu").to(DOUBLE)
     try:
         for check in (*TRUTHS, *([check_device] if cuda_state()[0] else [])):

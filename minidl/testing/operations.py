@@ -24,6 +24,7 @@ from .values import (
     SINGLE,
     assert_close,
     cast,
+    check_double,
     cotangents,
     expect,
     floating,
@@ -326,6 +327,7 @@ def check_op(
     """
     dtypes = (HALF, SINGLE, DOUBLE) if float16 else (SINGLE, DOUBLE)
     arrays = tuple(host_arrays(inputs))
+    check_double("check_op", arrays)
     case = Case(arrays, settings, order, reference, rtol, atol, tolerance or {}, dtypes)
     rng = np.random.default_rng(0)
     checks: list[Callable] = [*TRUTHS]

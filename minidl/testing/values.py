@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,13 @@ def _wide(a: np.ndarray) -> np.ndarray:
 def floating(a: Any) -> bool:
     """Tell whether an array or tensor can have a derivative."""
     return bool(a.dtype.kind == "f")
+
+
+def check_double(who: str, arrays: Iterable[np.ndarray]) -> None:
+    """Refuse floating inputs that are not float64, with which differences would be rounding noise."""
+    for a in arrays:
+        if a.dtype.kind == "f" and a.dtype != DOUBLE:
+            raise TypeError(f"{who}: floating inputs must be float64, got {a.dtype}; use .astype('float64')")
 
 
 def host_arrays(inputs: Any) -> list[np.ndarray]:
