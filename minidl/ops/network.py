@@ -15,7 +15,7 @@ from ..engine.backend import array_module
 from ..engine.node import mode
 from ..engine.op import Op
 from .composed import composed
-from .elementwise import exp, where
+from .elementwise import exp, units, where
 from .linalg import check_dtypes, matmul, operands
 from .reduce import floating, kept, shift, total
 
@@ -104,7 +104,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 relu = Op(
-    lambda xp, x: xp.maximum(x, 0),
+    lambda xp, x: xp.maximum(x, units(x)[1]),
     lambda g, out, x: g * (out > 0),
     saves="out",
     samplewise=True,
