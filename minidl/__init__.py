@@ -8,6 +8,9 @@
 tensor([2., 4., 6.])
 """
 
+import importlib as _importlib
+from typing import TYPE_CHECKING
+
 from numpy import bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 
 from . import creation, data, func, io, linalg, nn, ops, optim, random
@@ -25,19 +28,27 @@ from .engine.tensor import Parameter, Tensor, live_tensors
 from .io import load, save
 from .ops import *
 
+if TYPE_CHECKING:
+    from . import second_order
+    from .compiler.capture import capture
+
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
-    "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "check_grad", "data", "detect_anomaly",
+    "Op", "Parameter", "Tensor", "__version__", "autograd", "bool_", "capture", "check_grad", "data", "detect_anomaly",
     "device", "enable_grad", "float16", "float32", "float64", "func", "get_default_dtype", "int8",
     "int16", "int32", "int64", "io", "is_grad_enabled", "linalg",
     "live_tensors", "load", "nn", "no_grad", "ops", "optim",
-    "random", "save", "set_default_dtype", "set_grad_enabled", "threads", "transfers", "uint8",
+    "random", "save", "second_order", "set_default_dtype", "set_grad_enabled", "threads", "transfers", "uint8",
     *creation.__all__, *ops.__all__,
 ]
 # fmt: on
 
 
 def __getattr__(name: str) -> object:
+    if name == "capture":  # steps as programs: loaded when first used
+        return _importlib.import_module(f"{__name__}.compiler.capture").capture
+    if name == "second_order":  # curvature, spectra, critical points: loaded when first used
+        return _importlib.import_module(f"{__name__}.{name}")
     hint = f"; here it is {ELSEWHERE[name]}" if name in ELSEWHERE else ""
     raise AttributeError(f"module 'minidl' has no attribute {name!r}{hint}")

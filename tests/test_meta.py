@@ -30,15 +30,16 @@ ALLOWED = {  # part -> the parts it may import, besides itself
     "engine": set(),
     "random": {"engine"},
     "_cache": set(),
+    "_frozen": {"random"},
     "compiler": {"engine", "_cache"},
     "ops": {"engine", "random", "compiler"},
     "creation": BASE,
     "func": BASE,
     "linalg": BASE,
     "krylov": BASE,
-    "nn": BASE | TOOLS,
-    "second_order": BASE | TOOLS,
-    "optim": {"engine", "compiler", "krylov"},
+    "nn": BASE | TOOLS | {"_frozen"},
+    "second_order": BASE | TOOLS | {"nn"},
+    "optim": {"engine", "compiler", "krylov", "_frozen"},
     "data": {"engine", "random", "_cache"},
     "io": {"engine"},
     "_threads": set(),
@@ -49,7 +50,7 @@ ALLOWED = {  # part -> the parts it may import, besides itself
     "__main__": {"_installation"},
     "__init__": LIBRARY | {"train"},  # the public face
 }
-LIMITS = {"engine's core": 1000, "engine": 1450, "compiler": 900, "ops": 2400, "nn": 2200, "all": 16000}
+LIMITS = {"engine's core": 1000, "engine": 1460, "compiler": 1100, "ops": 2400, "nn": 2200, "all": 16000}
 # What takes a derivative. Beside it the engine has devices, grad modes, hooks, anomaly mode, messages and check_grad.
 CORE = {f"minidl/engine/{name}.py" for name in ("node", "op", "calls", "tensor", "gradient", "autograd")}
 FILE_LIMIT = 400

@@ -159,7 +159,7 @@ class Program:
     """A formula as a straight-line kernel. `print(program)` shows its Python source, `f(blocks, typed, *numbers)`.
 
     `blocks()` yields for each block a tuple of `columns`: views of the arrays and spills, the scratch buffers cut to
-    the same length and, in a kernel that measures, `n`, the number of the parameter that the block belongs to.
+    the same length and, in a kernel that measures, `n` (`part`), the number of the parameter that the block belongs to.
     `typed(*x)` returns its arguments rounded to the arrays' dtype. A kernel that measures is also given `zeros()`,
     which makes a vector with an element for each parameter; one that needs totals is a generator, which yields such a
     vector and is sent it summed over all parameters.
@@ -181,7 +181,9 @@ class Program:
         self.operations = sum(value.kind in ARRAYS for value in code)
         self.measures = any(value.op in MEASURES for value in code)
         _, scratch, masks, spills, mask_spills = self.places
-        self.columns = (*self.arrays, *spills, *mask_spills, *scratch, *masks, *["n"] * self.measures)
+        names = {*self.arrays, *self.numbers}
+        self.part = _fresh("n", names) if "n" in names else "n"
+        self.columns = (*self.arrays, *spills, *mask_spills, *scratch, *masks, *[self.part] * self.measures)
         writer = _Writer(self, code, new)
         self.source = writer.source()
         self.loop = None if self.measures else loop_source(code, self.arrays, writer.typed_numbers, dict(new))
@@ -270,7 +272,7 @@ class _Writer:
                 a, b = (self.home[x] for x in value.inputs)
                 name = self._variable(value, "q")
                 self.lines.append(f"    {name} = zeros()")
-                body.append((f"{name}[n] += xp.dot({a}, {b})", f"sum of {a} * {b}"))
+                body.append((f"{name}[{self.program.part}] += xp.dot({a}, {b})", f"sum of {a} * {b}"))
         if last:
             late = [(state, self.home[value]) for state, value in self.new.items() if self.home[value] != state]
             body += [(f"copyto({state}, {home})", f"{state} = {home}") for state, home in late]
@@ -284,7 +286,7 @@ class _Writer:
     def _statement(self, value: Value) -> tuple[str, str]:
         """Return the call that computes an array value into its place, and the same as an equation."""
         out = self.home[value]
-        names = [self._name(x) + "[n]" * (x.kind == "measure") for x in value.inputs]
+        names = [self._name(x) + f"[{self.program.part}]" * (x.kind == "measure") for x in value.inputs]
         if value.op == "copy":
             return f"copyto({out}, {names[0]})", f"{out} = {names[0]}"
         if value.op == "where":

@@ -24,6 +24,9 @@ Module = Any  # numpy or cupy
 
 # The exact type of an array decides its module: one dictionary look-up on the hot path of every operation.
 MODULES: dict[type, Module] = {np.ndarray: np}
+cpu: Module = np  # what computes on the CPU: NumPy, or what stands for it while a step is recorded
+HOST = {np}  # all such
+recorder: Any = None  # of the step that is being recorded, in any thread (minidl.compiler.record)
 SCALARS = (bool, int, float, np.generic)
 PIP_NAME = "cupy-cuda13x (or cupy-cuda12x for CUDA 12)"
 
@@ -102,7 +105,7 @@ def array_module(x: Array) -> Module:
 
 def device_of(x: Array) -> str:
     """Return the device of an array: "cpu", or "cuda:i"."""
-    return "cpu" if array_module(x) is np else f"cuda:{x.device.id}"
+    return "cpu" if array_module(x) in HOST else f"cuda:{x.device.id}"
 
 
 class Device(str):
@@ -156,7 +159,7 @@ def on_device(device: str) -> tuple[Module, Any]:
     """Return (array module, context to create arrays in) for a device name."""
     name = Device(device)
     if name == "cpu":
-        return np, nowhere
+        return cpu, nowhere
     module, index = cuda_module(), int(name.partition(":")[2])
     count = module.cuda.runtime.getDeviceCount()
     if index >= count:
@@ -246,7 +249,7 @@ def to_device(x: Array, device: str) -> Array:
 
 def to_numpy(x: Array) -> np.ndarray:
     """Return x as a NumPy array: x itself on the CPU, else a copy, counted by `transfers()`. Waits for the GPU."""
-    if isinstance(x, (np.ndarray, np.generic)):
+    if type(x) is np.ndarray or (isinstance(x, (np.ndarray, np.generic)) and type(x) not in MODULES):
         return np.asarray(x)
     _count("device to host", x)
     return array_module(x).asnumpy(x)

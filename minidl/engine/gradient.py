@@ -18,7 +18,8 @@ def aliased(gradient: Any, node: Node | None, g: Any) -> bool:
         return True  # the caller's own array, or a joint rule, which may return one array twice
     array = gradient.array if type(gradient) is Tensor else gradient
     others = (g.array if type(g) is Tensor else g, *node.args, node.out)
-    return array.base is not None or any(array is a for a in others)
+    owned = array.base is None or getattr(array, "fresh", False)  # a result of a step that is being recorded
+    return not owned or any(array is a for a in others)
 
 
 def number(value: Any, parent: Node, node: Node | None) -> Array:
@@ -56,7 +57,7 @@ def _ones(n: int, dtype: np.dtype) -> np.ndarray:
 def sum_to(g: Any, parent: Node, node: Node | None) -> Any:
     """Sum a gradient over the axes along which its input was broadcast; RuntimeError if it was not broadcast to it."""
     shape = parent.shape
-    if type(g) is np.ndarray and g.ndim > 1 and g.shape[-1:] == shape and g.size and g.dtype.itemsize > 2:
+    if isinstance(g, np.ndarray) and g.ndim > 1 and g.shape[-1:] == shape and g.size and g.dtype.itemsize > 2:
         rows = g.reshape(-1, *shape)
         return np.dot(_ones(len(rows), g.dtype), rows)  # the gradient of a bias: BLAS adds rows thrice as fast as sum
     extra = g.ndim - len(shape)

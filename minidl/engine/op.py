@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import MODULES, SCALARS, Array, as_array, checked_dtype, device_of, is_array, to_device
+from . import backend
+from .backend import HOST, MODULES, SCALARS, Array, as_array, checked_dtype, device_of, is_array, to_device
 from .calls import specialise
 from .explain import explain, mixed_devices
 from .node import Ghost, MultiNode, Node, ghost, mode, pick, tick
@@ -175,8 +176,10 @@ class Op:
             if type(x) in MODULES:
                 if owner is None:
                     owner, kind = x, type(x)
-                elif type(x) is not kind or (kind is not np.ndarray and device_of(x) != device_of(owner)):
+                elif (type(x) is not kind or kind is not np.ndarray) and device_of(x) != device_of(owner):
                     raise mixed_devices(self, args)
+                elif kind is np.ndarray:
+                    owner, kind = x, type(x)  # a step that is being recorded computes with plain arrays too
             arrays.append(x)
             parents.append(node)
         if owner is None and self.samplewise is not True:
@@ -188,7 +191,10 @@ class Op:
             else:
                 xp = MODULES[kind]
                 with owner.device:  # CuPy computes on the current GPU, which need not be the one the arrays are on
-                    out = self.forward(xp, *arrays, **static)
+                    if self.effect is None or xp not in HOST:
+                        out = self.forward(xp, *arrays, **static)
+                    else:
+                        out = backend.recorder.opaque(self.name, self.forward, arrays, static, self.effect == "buffers")
         except (ValueError, TypeError, IndexError) as error:
             raise explain(self, error, args, static) from error
         if type(out) is tuple:

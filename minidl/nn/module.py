@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from ..engine import backend
 from ..engine.hooks import Handle
 from ..engine.modes import no_grad
 from ..engine.tensor import Parameter, Tensor
@@ -71,6 +72,8 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`, with the hooks if there are any."""
+        if backend.recorder is not None:
+            backend.recorder.watch(self)
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         before, after = self._hooks
@@ -338,7 +341,8 @@ class Module:
 
         Shapes and dtypes must be equal; devices may differ. ValueError lists everything that does not fit at once, and
         then nothing has changed. `strict=False` puts up with missing and unexpected names, and returns them. Of tied
-        parameters one name is enough; under several they must be equal.
+        parameters one name is enough; under several they must be equal. The parts of a weight under `weight_norm` or
+        `spectral_norm` may have the names of `torch.nn.utils.parametrizations`.
 
         >>> layer = nn.Linear(1, 1)
         >>> layer.load_state_dict({"weight": np.ones((1, 1), "float32")}, strict=False)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.backend import HOST
 from ..engine.op import Op
 from .linalg import check_dtypes
 from .sliding import Size, Sliding, by_channel, by_sample, cropped, images, like, padded, padded_shape, pair, sliding
@@ -30,10 +31,10 @@ def _blocks(xp: Any, how: Sliding, cells: int, n: int, dtype: Any, limit: int) -
     """Return memory for a block of columns of so many cells, and the blocks of places: (rows, columns) slices."""
     down, right = how.out
     each = max(cells * n * dtype.itemsize, 1)  # bytes of one place
-    limit = limit if xp is np else 2**28  # a GPU gains nothing from small blocks
+    limit = limit if xp in HOST else 2**28  # a GPU gains nothing from small blocks
     wide = min(right, max(1, limit // each))
     tall = min(down, max(1, limit // (each * right)))
-    spare = _SPARE if xp is np else 0
+    spare = _SPARE if xp in HOST else 0
     blocks = [
         (slice(i, min(i + tall, down)), slice(j, min(j + wide, right)))
         for i in range(0, down, tall)

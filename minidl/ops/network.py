@@ -7,11 +7,12 @@ rules are written with elementary operations, so that every further derivative i
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..engine.backend import array_module
+from ..engine import backend
 from ..engine.node import mode
 from ..engine.op import Op
 from .composed import composed
@@ -190,20 +191,19 @@ def _check_shapes(x: Any, target: Any, axis: int) -> None:
         )
     expected = x.shape[:axis] + x.shape[axis + 1 :]
     if target.shape != expected:
-        raise ValueError(
-            f"cross_entropy: logits {x.shape} with classes on axis {axis} need targets {expected}, got {target.shape}"
-        )
+        wanted = f"logits {x.shape} with classes on axis {axis} need targets {expected}"
+        raise ValueError(f"cross_entropy: {wanted}, got {target.shape}")
 
 
 def check_classes(who: str, xp: Any, target: Any, classes: int, ignored: int | None = None) -> None:
     """Raise IndexError for a class out of range; on a GPU in anomaly mode alone, since looking waits for it."""
-    if (xp is np or mode.watch is not None) and target.size:
+    if xp is not np and xp in backend.HOST:
+        backend.recorder.look(partial(check_classes, who, np, classes=classes, ignored=ignored), target)
+    elif (xp is np or mode.watch is not None) and target.size:
         unsigned = target.view(f"u{target.dtype.itemsize}")  # a negative class becomes a huge one: one pass, not two
         if int(np.maximum.reduce(unsigned, None) if xp is np else unsigned.max()) >= classes:
             flat = (target if xp is np else target.get()).ravel()
-            wrong = (flat < 0) | (flat >= classes)
-            if ignored is not None:
-                wrong &= flat != ignored
+            wrong = ((flat < 0) | (flat >= classes)) & (ignored is None or flat != ignored)
             if wrong.any():
                 at = int(wrong.argmax())
                 raise IndexError(f"{who}: targets must lie in [0, {classes}), got {flat[at]} at index {at}")
@@ -222,7 +222,7 @@ def _losses(xp: Any, x: Any, target: Any, *, axis: int, reduction: str) -> Any:
     picked = z[xp.arange(len(flat)), flat]
     losses = xp.log(xp.maximum(total(xp.exp(z), 1), 0.5))
     losses -= picked
-    if xp is not np:  # a class out of range shows as NaN
+    if xp not in backend.HOST:  # a class out of range shows as NaN
         losses = xp.where((flat >= 0) & (flat < x.shape[axis]), losses, xp.nan).astype(x.dtype)
     if reduction == "none":
         return losses.reshape(target.shape)
@@ -273,7 +273,7 @@ _residual = Op(
 def ones_for(x: Any) -> Any:
     """Return the number 1 as an array that broadcasts against x, on its device and of its dtype."""
     array = getattr(x, "array", x)
-    return array_module(array).ones((1,) * array.ndim, array.dtype)
+    return backend.array_module(array).ones((1,) * array.ndim, array.dtype)
 
 
 _cross_entropy = Op(
@@ -295,7 +295,7 @@ def _indicator(xp: Any, target: Any, *, classes: int, axis: int, dtype: str, ign
     out = (target == xp.arange(classes).reshape((-1,) + (1,) * (target.ndim - axis - 1))).astype(dtype)
     if ignored is not None:
         out *= target != ignored
-    if xp is not np and np.dtype(dtype).kind == "f":  # a class out of range shows as NaN
+    if xp not in backend.HOST and np.dtype(dtype).kind == "f":  # a class out of range shows as NaN
         wrong = (target < 0) | (target >= classes)
         out = xp.where(wrong if ignored is None else wrong & (target != ignored), xp.nan, out).astype(dtype)
     return out

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from ..engine.backend import HOST
 from ..engine.op import Op
 from . import reduce
 from .elementwise import multiply
@@ -52,7 +53,7 @@ def _product(xp: Any, a: Any, b: Any, *, subscripts: str) -> Any:
 
 def _for_blas(xp: Any, x: Any) -> Any:
     """Copy stacked matrices that lie across memory: NumPy multiplies those number by number."""
-    return x if xp is not np or x.itemsize in x.strides[-2:] else xp.ascontiguousarray(x)
+    return x if xp not in HOST or x.itemsize in x.strides[-2:] else xp.ascontiguousarray(x)
 
 
 def _rows_apart(shapes: tuple, *, subscripts: str) -> bool:
