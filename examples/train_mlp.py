@@ -245,6 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"network   {network} on {flags.device}, {sum(p.size for p in run.model.parameters()):,} parameters")
         print(f"method    {flags.optimizer}, learning rate up to {flags.lr:g}, {flags.batch_size} images a step")
         print("epoch   train loss  accuracy   test loss  accuracy   seconds", flush=True)
+        if run.optimizer.steps >= run.steps:
+            print(f"nothing to do: the checkpoint has made {run.optimizer.steps:,} of {run.steps:,} steps")
         finished = train(run)
         if not finished:
             print(f"stopped   after step {run.optimizer.steps:,} of {run.steps:,}")

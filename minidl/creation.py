@@ -11,7 +11,7 @@ import numpy as np
 from . import random
 from .engine import backend
 from .engine.backend import as_array, checked_dtype, default_device, get_default_dtype, on_device, to_device
-from .engine.tensor import Tensor, wrap
+from .engine.tensor import NUMPY_FUNCTIONS, Tensor, wrap
 
 Shape = int | Sequence[int]
 
@@ -219,6 +219,8 @@ def manual_seed(seed: int) -> None:
     """
     random.seed(seed)
 
+
+NUMPY_FUNCTIONS.update({np.zeros_like: zeros_like, np.ones_like: ones_like, np.full_like: full_like})
 
 __all__ = [
     "arange", "eye", "from_dlpack", "from_numpy", "full", "full_like", "linspace", "manual_seed", "ones", "ones_like",

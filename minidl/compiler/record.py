@@ -25,6 +25,7 @@ _lock = threading.RLock()  # one step is recorded at a time
 
 # What decides a shape by values could not be replayed for another batch.
 BY_VALUE = {"argwhere", "bincount", "compress", "extract", "flatnonzero", "histogram", "nonzero", "unique"}
+POWERS: dict[float, np.ufunc] = {-1: np.reciprocal, 0.5: np.sqrt, 1: np.positive, 2: np.square}
 WRITERS = {"at", "copyto", "fill", "fill_diagonal", "place", "put", "put_along_axis", "putmask", "setitem", "sort"}
 TAKES_OUT = {
     "accumulate", "all", "any", "argmax", "argmin", "clip", "concatenate", "cumprod", "cumsum", "dot", "einsum", "mean",
@@ -210,6 +211,9 @@ class Recorder:
             )
             keywords = {"axis": args[1] if len(args) > 1 else None, **keywords}
             args = args[:1]
+        if name == "ufunc.power" and type(args[1]) in (int, float) and args[1] in POWERS and args[0].dtype.kind == "f":
+            function, args = POWERS[args[1]], args[:1]  # what NumPy itself makes of x**2
+            name = f"ufunc.{function.__name__}"
         if base == "dot" and len(args) > 2:
             keywords, args = {"out": args[2]}, args[:2]
         out = keywords.get("out")

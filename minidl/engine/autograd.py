@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import node as clock
-from .backend import MODULES, as_array, device_of, nowhere, on_device
+from .backend import MODULES, as_array, device_of, is_array, nowhere, on_device
 from .gradient import aliased, as_tensors, check_unwritten, no_scalar, number, sum_to
 from .hooks import run_hooks
 from .modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
@@ -211,7 +211,9 @@ def _seeds(outputs: tuple, gradients: Any, who: str, create: bool) -> tuple[list
     """Check the outputs of a backward and the gradients it starts from; return nodes and seeds."""
     if not outputs:
         raise ValueError(f"{who}: needs at least one output to differentiate, got an empty sequence")
-    given = (None,) * len(outputs) if gradients is None else _tuple(gradients)
+    several = isinstance(gradients, (list, tuple)) and any(isinstance(g, Tensor) or g is None for g in gradients)
+    several = several or (isinstance(gradients, (list, tuple)) and any(map(is_array, gradients)))
+    given = (None,) * len(outputs) if gradients is None else tuple(gradients) if several else (gradients,)
     if len(given) != len(outputs):
         raise ValueError(f"{who}: needs one gradient for each of {len(outputs)} outputs, got {len(given)}")
     nodes, seeds = [], []

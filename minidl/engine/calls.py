@@ -49,7 +49,7 @@ def _unary(op: Any) -> Callable[..., Any]:
         try:
             out = compute(a)
         except (ValueError, TypeError) as error:
-            raise explain(op, error, (a,), {}) from error
+            raise explain(op, error, (a,), {})  # noqa: B904 (often the same error: its own cause would be a cycle)
         if type(out) is not ndarray:
             out = op.returned(np, out)
         if not wrapped:
@@ -96,7 +96,7 @@ def _binary(op: Any, slow: Callable[[tuple, dict], Any]) -> Callable[..., Any]:
         try:
             out = compute(a, b)
         except (ValueError, TypeError) as error:
-            raise explain(op, error, (a, b), {}) from error
+            raise explain(op, error, (a, b), {})  # noqa: B904 (often the same error: its own cause would be a cycle)
         if type(out) is not ndarray:
             out = op.returned(np, out)
         if a is x and b is y:
@@ -145,7 +145,7 @@ def _general(op: Any) -> Callable[..., Any]:
         try:
             out = compute(*arrays, **static)
         except (ValueError, TypeError, IndexError) as error:
-            raise explain(op, error, args, static) from error
+            raise explain(op, error, args, static)  # noqa: B904 (often the same error: its own cause would be a cycle)
         if type(out) is tuple:
             return op.several(out, arrays, parents, static, tracked, wrapped)
         if type(out) not in MODULES:  # a move to a GPU gives an array of another module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +11,19 @@ from .backend import as_array, device_of
 from .node import Leaf, Node
 from .tensor import Tensor, wrap
 
+_keys = itertools.count()
+
 
 class Handle:
     """What registering a hook returns: `remove()` takes the hook away again; removing twice does nothing."""
 
-    def __init__(self, hooks: dict[Handle, Callable], hook: Callable):
-        self._hooks = hooks
-        hooks[self] = hook
+    def __init__(self, hooks: dict[int, Callable], hook: Callable):
+        self._hooks, self._key = hooks, next(_keys)  # not itself as the key: the two would keep each other alive
+        hooks[self._key] = hook
 
     def remove(self) -> None:
         """Take the hook away."""
-        self._hooks.pop(self, None)
+        self._hooks.pop(self._key, None)
 
 
 def register_hook(t: Tensor, hook: Callable[[Tensor], Any]) -> Handle:

@@ -139,11 +139,15 @@ class Pick(Node):
 
 
 class MultiNode(Node):
-    """An operation with several outputs; `outputs` are their ghosts. Its gradient is a tuple, one entry an output."""
+    """An operation with several outputs; `outputs` are their ghosts. Its gradient is a tuple, one entry an output.
 
-    __slots__ = ("outputs",)
+    `picks` are weak references to the nodes of the outputs, which hold this one.
+    """
+
+    __slots__ = ("outputs", "picks")
 
     outputs: tuple[Ghost, ...]
+    picks: dict[int, weakref.ref]
 
 
 # None of these classes has an __init__: making a node is on the hot path of every operation, and calling one costs as
@@ -192,9 +196,16 @@ def wake(tensor: Any) -> Leaf:
     return old
 
 
+def _nobody() -> None: ...
+
+
 def pick(main: MultiNode, index: int) -> Pick:
-    """Return a node for one output of an operation with several."""
+    """Return the node of one output of an operation with several: one and the same while anything refers to it."""
+    known = main.picks.get(index, _nobody)()
+    if known is not None:
+        return known
     node, of = Pick(), main.outputs[index]
+    main.picks[index] = weakref.ref(node)
     node.op = node.out = node.hooks = None
     node.args, node.parents, node.static = (), (main,), {"index": index}
     node.time = tick()
@@ -226,6 +237,16 @@ def stamp(array: Array) -> None:
         _stamps[key] = [weakref.ref(owner, lambda _: _stamps.pop(key, None)), now]
     else:
         entry[1] = now
+
+
+def overwrite(array: Array, index: Any, values: Any) -> None:
+    """Set array[index] = values and stamp it; errors say which tensor it was."""
+    try:
+        array[index] = values
+    except (ValueError, IndexError) as error:
+        hint = "; copy() a tensor that shares read-only memory" if "read-only" in str(error) else ""
+        raise type(error)(f"in-place write: {error} (tensor {array.shape}){hint}") from None
+    stamp(array)
 
 
 def stamp_all(arrays: Iterable[Array]) -> None:

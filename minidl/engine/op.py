@@ -196,7 +196,7 @@ class Op:
                     else:
                         out = backend.recorder.opaque(self.name, self.forward, arrays, static, self.effect == "buffers")
         except (ValueError, TypeError, IndexError) as error:
-            raise explain(self, error, args, static) from error
+            raise explain(self, error, args, static)  # noqa: B904 (often the same error: a cycle)
         if type(out) is tuple:
             return self.several(out, arrays, parents, static, tracked, wrapped)
         if type(out) not in MODULES:
@@ -224,7 +224,8 @@ class Op:
         node.args = tuple([a if keep or parent is None else parent for a, keep, parent in seen])
         node.out = out if self.save_out else None
         node.parents = tuple(parents)
-        node.static = static
+        # Lists are the caller's, who may change them before backward.
+        node.static = {k: tuple(v) if type(v) is list else v for k, v in static.items()} if static else static
         node.time = tick()
         node.hooks = None
         if type(node) is Node:
@@ -243,7 +244,7 @@ class Op:
         if not (tracked and mode.record and self.differentiable):
             return tuple(wrap(o) for o in outs)
         main = self.record(MultiNode(), outs, arrays, parents, self.kept(len(arrays)), static)
-        main.outputs = tuple(ghost(o) for o in outs)
+        main.outputs, main.picks = tuple(ghost(o) for o in outs), {}
         main.shape, main.dtype = tuple(o.shape for o in outs), tuple(o.dtype for o in outs)
         return tuple(wrap(o, pick(main, i) if o.dtype.kind == "f" else None) for i, o in enumerate(outs))
 

@@ -16,7 +16,7 @@ import numpy as np
 from . import backend
 from .backend import Array, as_array, device_of, to_device, to_numpy
 from .explain import ELSEWHERE
-from .node import Leaf, Node, leaf, mode, rest, stamp, wake
+from .node import Leaf, Node, leaf, mode, overwrite, rest, wake
 
 # What numpy.f(tensor) runs: NumPy's function or ufunc -> ours. Filled by minidl.ops.
 NUMPY_FUNCTIONS: dict[Any, Callable[..., Any]] = {}
@@ -249,6 +249,7 @@ class Tensor:
         place = "" if type(self.array) is np.ndarray else f", device='{self.device}'"
         kind = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
         text = np.array2string(to_numpy(self.array), separator=", ", prefix="tensor(")
+        kind += "" if self.array.size or self.array.ndim == 1 else f", shape={self.shape}"
         return f"tensor({text}{kind}{place}{flag})"
 
     # ---- copies --------------------------------------------------------------------------------------------------
@@ -284,14 +285,12 @@ class Tensor:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._written("t[...] = v", value, "use md.where(mask, v, t), or md.index_set(t, index, v)")
-        self.array[_raw(index)] = self._own(value)
-        stamp(self.array)
+        overwrite(self.array, _raw(index), self._own(value))
 
     def copy_(self, source: Any) -> Tensor:
         """Overwrite the elements with those of source (broadcast, cast); a recorded tensor only under `no_grad()`."""
         self._written("copy_, fill_, zero_", source, "make a new tensor")
-        self.array[...] = self._own(source)
-        stamp(self.array)
+        overwrite(self.array, ..., self._own(source))
         return self
 
     def fill_(self, value: float) -> Tensor:

@@ -70,6 +70,9 @@ class _Listed(Module):
             self.append(module)
         return self
 
+    def __iadd__(self, modules: Iterable[Module]) -> Any:
+        return self.extend(modules)
+
     def insert(self, index: int, module: Module) -> Any:
         """Put a module before the one at `index`; return the container."""
         items = self._items()

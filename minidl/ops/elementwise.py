@@ -214,8 +214,8 @@ sigmoid = Op(
 
 
 def _larger_share(g: Any, x: Any, y: Any) -> Any:
-    """Return g where x > y, half of it at a tie, 0 elsewhere."""
-    return where(x == y, g * 0.5, where(x > y, g, 0.0))
+    """Return 0 where x < y, half of g at a tie, and g elsewhere: where one is NaN, so is the result, through both."""
+    return where(x == y, g * 0.5, where(x < y, 0.0, g))
 
 
 maximum = Op(
@@ -224,7 +224,7 @@ maximum = Op(
     lambda g, out, x, y: _larger_share(g, y, x),
     saves="x y",
     samplewise=True,
-    doc="""Take the larger of two elementwise. At a tie each gets half the gradient.
+    doc="""Take the larger of two elementwise. At a tie each gets half the gradient, beside a NaN all of it.
 
     >>> maximum(tensor([1.0, 5.0]), tensor([2.0, 3.0]))
     tensor([2., 5.])
@@ -237,7 +237,7 @@ minimum = Op(
     lambda g, out, x, y: _larger_share(g, x, y),
     saves="x y",
     samplewise=True,
-    doc="""Take the smaller of two elementwise. At a tie each gets half the gradient.
+    doc="""Take the smaller of two elementwise. At a tie each gets half the gradient, beside a NaN all of it.
 
     >>> minimum(tensor([1.0, 5.0]), tensor([2.0, 3.0]))
     tensor([1., 3.])

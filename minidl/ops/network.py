@@ -180,7 +180,6 @@ log_softmax = Op(
 
 
 def _check_shapes(x: Any, target: Any, axis: int) -> None:
-    """Check targets that are classes against logits."""
     if not x.ndim:
         raise ValueError("cross_entropy: logits must be (n, c, ...) or (c,), got shape ()")
     if x.dtype.kind != "f":
@@ -206,7 +205,8 @@ def check_classes(who: str, xp: Any, target: Any, classes: int, ignored: int | N
             wrong = ((flat < 0) | (flat >= classes)) & (ignored is None or flat != ignored)
             if wrong.any():
                 at = int(wrong.argmax())
-                raise IndexError(f"{who}: targets must lie in [0, {classes}), got {flat[at]} at index {at}")
+                got = f"{flat[at]} at index {at}" + "; ignore_index= names a class to leave out" * int(flat[at] < 0)
+                raise IndexError(f"{who}: targets must lie in [0, {classes}), got {got}")
 
 
 def _rows(xp: Any, x: Any, axis: int) -> Any:

@@ -17,7 +17,7 @@ Axis = int | tuple[int, ...] | None
 
 
 def _axes(axis: Axis, ndim: int, who: str | None = None) -> tuple[int, ...]:
-    if axis is None:
+    if axis is None or (ndim == 0 and type(axis) is int and axis in (0, -1)):  # a number is reduced as NumPy does
         return tuple(range(ndim))
     return normalize_axis_tuple(integers(axis, who) if who else axis, ndim, who)
 
