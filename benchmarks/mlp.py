@@ -1,6 +1,7 @@
 """One training step of a 784-128-64-10 ReLU network: minidl, NumPy by hand, PyTorch and JAX side by side.
 
-A step is zero_grad, forward, softmax cross-entropy, backward, Adam. All start from the same parameters and see the same
+A step is zero_grad, forward, softmax cross-entropy, backward, Adam; minidl runs it as it is written, and captured
+(`md.capture`), as JAX runs it compiled. The ratios are those of the captured step. All start from the same parameters and see the same
 images; the labels change from step to step, so that the gradient never dies away into denormal numbers, which would be
 timed instead. Before anything is timed, the losses of three steps must agree.
 
@@ -20,6 +21,7 @@ import minidl as md
 
 LR = 1e-3
 LABELS = 16  # vectors of labels, taken in turn
+EAGER, OURS = "minidl, as written", "minidl, captured"
 HAND = "NumPy by hand"
 RESCALED = "the same, moments rescaled"
 FUSED = "PyTorch, fused Adam"
@@ -36,8 +38,8 @@ TARGETS = {
 Step = Callable[[], object]  # runs one training step and returns the loss before it, in the library's own form
 
 
-def minidl_step(x: np.ndarray, labels: Sequence[np.ndarray]) -> Step:
-    """Return the step written with minidl's public interface."""
+def minidl_step(x: np.ndarray, labels: Sequence[np.ndarray], captured: bool) -> Step:
+    """Return the step written with minidl's public interface, as it is or captured."""
     nn = md.nn
     model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     names = [f"{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")]
@@ -46,14 +48,15 @@ def minidl_step(x: np.ndarray, labels: Sequence[np.ndarray]) -> Step:
     optimizer = md.optim.Adam(model.parameters(), lr=LR)
     images, targets = md.tensor(x), itertools.cycle([md.tensor(y) for y in labels])
 
-    def step():
+    def step(images, classes):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images), next(targets))
+        loss = nn.functional.cross_entropy(model(images), classes)
         loss.backward()
         optimizer.step()
         return loss
 
-    return step
+    run = md.capture(step) if captured else step
+    return lambda: run(images, next(targets))
 
 
 def hand_step(x: np.ndarray, labels: Sequence[np.ndarray], rescaled: bool) -> Step:
@@ -119,7 +122,8 @@ def steps_of(batch: int, torch, jax) -> tuple[dict[str, Step], dict[str, Step]]:
     """Return the steps of all installed libraries for one batch size, and what waits for those that run ahead."""
     x, _ = draw_batch(batch)
     labels = [draw_batch(batch, seed)[1] for seed in range(LABELS)]
-    steps = {"minidl": minidl_step(x, labels), HAND: hand_step(x, labels, False), RESCALED: hand_step(x, labels, True)}
+    steps = {OURS: minidl_step(x, labels, True), EAGER: minidl_step(x, labels, False)}
+    steps |= {HAND: hand_step(x, labels, False), RESCALED: hand_step(x, labels, True)}
     finish = {}
     if torch is not None:
         steps["PyTorch, Adam"] = torch_step(torch, x, labels, fused=False)
@@ -153,7 +157,7 @@ def main() -> None:
         losses = check_agreement(steps)
         timings = compare(steps, options.rounds, finish=finish)
         title = f"batch {batch}: one training step (losses of the first three: {', '.join(f'{v:.4f}' for v in losses)})"
-        report(title, timings, "minidl", TARGETS.get(batch, {}))
+        report(title, timings, OURS, TARGETS.get(batch, {}))
     print(f"\nload average after: {load_text(options.threads)} (of which this benchmark up to {options.threads})")
 
 
