@@ -3,6 +3,8 @@
 The gradients stand still, so that nothing but the step is timed. Before anything is timed, all must agree after five
 steps. The hand-written loop runs over one flat vector in blocks, so it is spared what separate parameters cost.
 
+Then one step of every optimizer, beside PyTorch's where it has the optimizer, with default options on both sides.
+
     python benchmarks/optim.py [--threads 1] [--rounds 40]
 """
 
@@ -10,12 +12,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
-from _timing import arguments, compare, describe_machine, load_text, optional, report, use_threads
+from _timing import (
+    arguments,
+    compare,
+    describe_machine,
+    load_text,
+    microseconds,
+    optional,
+    print_table,
+    ratio,
+    report,
+    use_threads,
+)
 from handwritten import SIZES, HandwrittenStep, draw_parameters
 
 import minidl as md
+from minidl.optim.vector import VectorOptimizer
 
 LR, BETAS, EPS = 1e-3, (0.9, 0.999), 1e-8
 BLOCK = 65_536  # elements; measured best among 8,192 to 262,144 for the hand-written loop
@@ -31,6 +47,20 @@ WORKLOADS = {
     ),
     "200 parameters of 1,000 elements": ([(1000,)] * 200, {TORCH: 0.2}),
 }
+
+# What the table of all optimizers does differently for some: a gradient that never changes would drive those that find
+# their step size to infinity.
+OPTIONS = {name: {"lr": 1e-9} for name in ("DAdaptAdam", "DAdaptSGD", "DoG", "DoWG", "Prodigy")}
+NOTES = {
+    **dict.fromkeys(OPTIONS, "with lr=1e-9"),
+    "AdaHessian": "with gradient and curvature of |theta|^2",
+    "Sophia": "with gradient and curvature of |theta|^2",
+    "Muon": "the three weights only; PyTorch in bfloat16",
+    "PolyakSGD": "given the loss",
+    "SOAP": "mean of ten steps: the tenth turns the bases",
+}
+CYCLE = {"SOAP": 10, "Sophia": 10}  # steps that belong together
+TOLERANCE = {"Muon": 0.05}  # after five steps, between us and PyTorch; elsewhere 1e-5
 
 Task = Callable[[], object]
 Arrays = Sequence[np.ndarray]
@@ -92,10 +122,16 @@ def torch_adam(parameters: Arrays, gradients: Arrays, **options: bool) -> tuple[
     return torch.optim.Adam(params, lr=LR, betas=BETAS, eps=EPS, **options).step, [p.detach().numpy() for p in params]
 
 
-def tasks(shapes: Sequence[tuple[int, ...]]) -> dict[str, Task]:
-    """Return the steps to compare, after they have been seen to agree."""
+def draw(shapes: Sequence[tuple[int, ...]]) -> tuple[Arrays, Arrays]:
+    """Return random parameters and gradients of some shapes."""
     rng = np.random.default_rng(0)
     parameters, gradients = ([rng.standard_normal(s).astype(np.float32) for s in shapes] for _ in range(2))
+    return parameters, gradients
+
+
+def tasks(shapes: Sequence[tuple[int, ...]]) -> dict[str, Task]:
+    """Return the steps to compare, after they have been seen to agree."""
+    parameters, gradients = draw(shapes)
     found = {OURS: minidl_adam(parameters, gradients), HAND: hand_adam(parameters, gradients)}
     if optional("torch") is None:
         print("PyTorch is not installed: its rows are left out (pip install torch)")
@@ -115,6 +151,77 @@ def tasks(shapes: Sequence[tuple[int, ...]]) -> dict[str, Task]:
     return steps
 
 
+# ---- every optimizer ---------------------------------------------------------------------------------------------
+
+
+def our_step(kind: type, parameters: Arrays, gradients: Arrays) -> tuple[Task, Arrays]:
+    """Return a step of an optimizer of minidl with its default options, and the arrays that it moves."""
+    params = [md.Parameter(x) for x in parameters]
+    optimizer: Any = kind(params, **OPTIONS.get(kind.__name__, {}))
+    moved = [p.data for p in params]
+    if hasattr(optimizer, "wants_graph"):
+
+        def measured_step() -> None:
+            optimizer.zero_grad()
+            sum((p * p).sum() for p in params).backward(create_graph=optimizer.wants_graph)
+            optimizer.step()
+
+        return measured_step, moved
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = md.tensor(g)
+    return partial(optimizer.step, loss=1.0) if kind is md.optim.PolyakSGD else optimizer.step, moved
+
+
+def torch_steps(name: str, parameters: Arrays, gradients: Arrays) -> dict[str, tuple[Task, Arrays]]:
+    """Return the steps of PyTorch's optimizer of that name, default and fused, as far as they exist."""
+    torch = optional("torch")
+    kind = getattr(getattr(torch, "optim", None), name, None)
+    found = {}
+    for label, options in (("default", {}), ("fused", {"fused": True})) if kind is not None else ():
+        params = [torch.nn.Parameter(torch.tensor(x)) for x in parameters]
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = torch.tensor(g)
+        try:
+            found[label] = (kind(params, **options).step, [p.detach().numpy() for p in params])
+        except TypeError:  # it has no option "fused"
+            continue
+    return found
+
+
+def row_of(kind: type, parameters: Arrays, gradients: Arrays, rounds: int) -> tuple[str, ...]:
+    """Return a row of the table: our time, PyTorch's and the ratios."""
+    name = kind.__name__
+    if kind is md.optim.Muon:
+        pairs = [(x, g) for x, g in zip(parameters, gradients, strict=True) if x.ndim == 2]
+        parameters, gradients = zip(*pairs, strict=True)
+    sides = {OURS: our_step(kind, parameters, gradients), **torch_steps(name, parameters, gradients)}
+    for _ in range(5):
+        for step, _ in sides.values():
+            step()
+    for label, (_, moved) in sides.items():
+        for ours, theirs in zip(sides[OURS][1], moved, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=TOLERANCE.get(name, 1e-5), err_msg=f"{name}, {label}")
+    timings = compare({label: step for label, (step, _) in sides.items()}, rounds, number=CYCLE.get(name))
+    cells = [microseconds(timings[OURS])]
+    for label in ("default", "fused"):
+        timing = timings.get(label)
+        cells += ["", ""] if timing is None else [microseconds(timing), str(ratio(timings[OURS], timing))]
+    return (name, *cells, NOTES.get(name, ""))
+
+
+def report_all(parameters: Arrays, gradients: Arrays, rounds: int) -> None:
+    """Print the time of a step of every optimizer."""
+    public = [getattr(md.optim, name) for name in sorted(md.optim.__all__, key=str.lower)]
+    base = md.optim.Optimizer
+    kinds = [x for x in public if isinstance(x, type) and issubclass(x, base) and x is not base]
+    searches = [kind.__name__ for kind in kinds if issubclass(kind, VectorOptimizer)]
+    rows = [row_of(kind, parameters, gradients, rounds) for kind in kinds if kind.__name__ not in searches]
+    title = "One step of every optimizer, default options, float32, the 109,386 parameters of the 784-128-64-10 network"
+    theirs = ("PyTorch, default", f"{OURS} / this", "PyTorch, fused", f"{OURS} / this", "")
+    print_table(title, ("", "us: median [10 % 90 %]", *theirs), rows)
+    print(f"  left out, because their step evaluates the loss as often as it needs: {', '.join(searches)}")
+
+
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__.partition("\n")[0]).parse_args()
@@ -123,6 +230,7 @@ def main() -> None:
     for title, (shapes, targets) in WORKLOADS.items():
         timings = compare(tasks(shapes), rounds=options.rounds)
         report(f"Adam, float32, {title}", timings, OURS, targets)
+    report_all(*draw(next(iter(WORKLOADS.values()))[0]), max(5, options.rounds // 4))
     print(f"\nload average after: {load_text(options.threads)}")
 
 

@@ -380,3 +380,68 @@ def test_a_captured_step_is_freed_without_the_collector():
         assert captured()() is None
     finally:
         gc.enable()
+
+
+def test_what_counts_and_averages_is_called_at_every_replay():
+    def build():
+        md.manual_seed(0)
+        model = nn.Linear(64, 4)
+        optimizer = md.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = md.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+        look = md.optim.Lookahead(optimizer, k=3)
+        average = md.optim.averaging.EMA(model, 0.9)
+
+        def step(x, y):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            look.step()
+            scheduler.step()
+            average.update()
+
+        return step, lambda: (
+            optimizer.param_groups[0]["lr"],
+            [p.tolist() for p in model.parameters()],
+            [t.tolist() for t in average.state_dict().values() if isinstance(t, md.Tensor)],
+        )
+
+    (eager, seen), (step, found) = build(), build()
+    fast = md.capture(step)
+    for i in range(7):
+        eager(*rows(i))
+        fast(*rows(i))
+    assert len(fast.programs) == 1
+    assert found() == seen()
+    assert found()[0] == 0.1 * 0.5**3
+
+
+def test_a_step_that_needs_the_loss_is_refused_in_a_captured_step():
+    w = md.tensor([1.0], requires_grad=True)
+    optimizer = md.optim.PolyakSGD([w])
+
+    def step(x):
+        loss = (w * x).sum()
+        loss.backward()
+        optimizer.step(loss=loss)
+
+    with pytest.raises(CaptureError, match="PolyakSGD.step is called with a value"):
+        md.capture(step)(md.tensor([2.0]))
+
+
+def test_a_profile_times_each_line_and_runs_the_step():
+    w = md.tensor([1.0], requires_grad=True)
+    optimizer = md.optim.SGD([w], lr=0.5)
+
+    def step(x):
+        optimizer.zero_grad()
+        (w * x).sum().backward()
+        optimizer.step()
+
+    fast = md.capture(step)
+    with pytest.raises(RuntimeError, match="no program for these arguments"):
+        fast.profile(md.tensor([1.0]))
+    for _ in range(2):
+        fast(md.tensor([1.0]))
+    text = fast.profile(md.tensor([1.0]))
+    assert w.tolist() == [1.0 - 0.5 * 102]
+    assert all(" us " in line for line in text.splitlines()[1:])
+    assert len(text.splitlines()) == len(fast.programs[0].program.lines) + 2

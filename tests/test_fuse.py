@@ -353,6 +353,22 @@ def test_what_is_measured_is_measured_for_each_parameter(formula, block, rng, mo
             np.testing.assert_allclose(new, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_slot_of_a_formula_that_measures_may_be_called_n(rng):
+    def formula(xp, theta, g, n, *, lr):
+        n = n + g * g
+        return theta - lr * g / segment_norm(n), n
+
+    program = fuse(formula, ["theta", "g", "n"], ["lr"], ["theta", "n"])
+    x, g = ([rng.standard_normal(size) for size in (3, 4)] for _ in range(2))
+    theta = [a.copy() for a in x]
+    store = Segment(theta, {"n": [1.0, 2.0]})
+    run_together([(store, store.start(program, g, {"lr": 0.1}))])
+    for k in range(2):
+        n = k + 1.0 + g[k] * g[k]
+        np.testing.assert_allclose(store.slot("n")[k], n, rtol=1e-14)
+        np.testing.assert_allclose(theta[k], x[k] - 0.1 * g[k] / np.linalg.norm(n), rtol=1e-13)
+
+
 def test_a_total_is_taken_over_all_parameters_of_all_segments(rng):
     def formula(xp, theta, g, s, *, lr):
         s = s + g

@@ -20,6 +20,7 @@ from minidl.optim.lr_scheduler import (
     CosineAnnealingWarmRestarts,
     CyclicLR,
     ExponentialLR,
+    GreedyLR,
     LambdaLR,
     LinearLR,
     LRScheduler,
@@ -60,11 +61,15 @@ CASES = {
     "OneCycleLR": lambda o: OneCycleLR(o, [0.3, 0.2], END),
     "SWALR": lambda o: SWALR(o, 0.05, 8),
     "ReduceLROnPlateau": lambda o: ReduceLROnPlateau(o, patience=1, factor=0.5, cooldown=1),
+    "GreedyLR": lambda o: GreedyLR(o, "min", 0.5, 1, cooldown=1, warmup=1, smooth=True, window_size=3, reset_start=2),
     "SequentialLR": lambda o: SequentialLR(
         o, [LinearLR(o, 0.1, total_iters=4), CyclicLR(o, 0.01, 0.2, 3), MultiplicativeLR(o, slower)], [4, 15]
     ),
     "ChainedScheduler": lambda o: ChainedScheduler([CosineAnnealingLR(o, 9), ConstantLR(o, 0.1, 4), StepLR(o, 5, 0.5)]),
 }
+
+
+LISTENING = ("ReduceLROnPlateau", "GreedyLR")
 
 
 def build(name, construct=True):
@@ -142,7 +147,7 @@ def test_a_scheduler_pickles_with_its_optimizer_and_goes_on(name):
         assert advance(copy, t) == advance(run, t)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in ("SWALR", "ReduceLROnPlateau", "ChainedScheduler")])
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("SWALR", *LISTENING, "ChainedScheduler")])
 @pytest.mark.parametrize("stop", range(1, END, 4))
 def test_last_epoch_alone_resumes_too(name, stop):
     run = build(name)

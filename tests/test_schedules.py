@@ -128,6 +128,12 @@ def test_a_step_before_the_first_is_refused(t):
         (lambda: schedules.Warmup(LINE, 5, "exponential"), r"Warmup: start must be a finite number > 0, got start=0.0"),
         (lambda: schedules.Join((LINE,), (3,)), r"Join: needs one schedule more than boundaries, got 1 schedules"),
         (lambda: schedules.Product((LINE, 0.1)), r"Product: factors must be schedules, functions of the step, got 0.1"),
+        (lambda: schedules.Sum((LINE, 0.1)), r"Sum: parts must be schedules, functions of the step, got 0.1"),
+        (lambda: schedules.Cosine(1.0, 3, waves=0), r"Cosine: waves must be a finite number > 0, got waves=0"),
+        (lambda: schedules.Chebyshev(0.0, 1.0, 4), r"Chebyshev: lowest must be a finite number > 0, got lowest=0.0"),
+        (lambda: schedules.Chebyshev(2.0, 1.0, 4), r"Chebyshev: highest must be above lowest=2.0, got highest=1.0"),
+        (lambda: schedules.Chebyshev(1.0, 2.0, 6), r"Chebyshev: steps must be a power of 2, got steps=6"),
+        (lambda: schedules.Chebyshev(1.0, 2.0, 4.0), r"Chebyshev: steps must be a power of 2, got steps=4.0"),
         (lambda: schedules.Restarts(LINE, 5, limit=0), r"Restarts: limit must be .* got limit=0"),
         (lambda: schedules.KDecay(LINE, 5, 0), r"KDecay: k must be .* got k=0"),
         (lambda: schedules.Noisy(LINE, 1.0), r"Noisy: std must be in \[0, limit=0.67\], got std=1.0"),
@@ -210,3 +216,38 @@ def test_training_under_schedules_resumes_bitwise_at_every_step(stop):
 def test_a_plain_function_of_a_module_may_stand_for_a_schedule():
     schedule = schedules.Warmup(decay_of_function, 2)
     assert [schedule(t) for t in range(4)] == [0.5, 1.0, 1.0, 0.25]
+
+
+def test_chebyshev_rates_take_each_error_down_by_the_chebyshev_polynomial():
+    curvatures = np.array([0.5, 0.7, 1.9, 3.0, 4.0])
+    w = md.Parameter(np.ones(5))
+    optimizer = SGD([w], lr=schedules.Chebyshev(0.5, 4.0, steps=16))
+    for _ in range(16):
+        w.grad = curvatures * w.data
+        optimizer.step()
+    inside = np.cos(16 * np.arccos(np.clip((4.5 - 2 * curvatures) / 3.5, -1, 1)))
+    np.testing.assert_allclose(w.data, inside / math.cosh(16 * math.acosh(4.5 / 3.5)), rtol=1e-9)
+
+
+def test_chebyshev_rates_in_their_order_do_not_blow_up_rounding():
+    curvatures = np.linspace(1e-3, 1.0, 200)
+    w = md.Parameter(np.ones(200))
+    optimizer = SGD([w], lr=schedules.Chebyshev(1e-3, 1.0, steps=256))
+    largest = 0.0
+    for _ in range(256):
+        w.grad = curvatures * w.data
+        optimizer.step()
+        largest = max(largest, float(np.max(np.abs(w.data))))
+    assert largest < 1e3  # in increasing order of i it is 1e27
+    assert np.max(np.abs(w.data)) <= 1.001 / math.cosh(256 * math.acosh(1.001 / 0.999))
+
+
+def test_schedules_and_numbers_add_up_in_any_order():
+    a, b = schedules.Linear(1.0, steps=4), schedules.Exponential(0.5, 0.9)
+    for t in (0, 1, 3, 9):
+        assert (a + b)(t) == (b + a)(t) == a(t) + b(t)
+        assert (a + 1)(t) == (1 + a)(t) == a(t) + 1
+        assert sum([a, b])(t) == a(t) + b(t)
+        assert (2 * a + b * a)(t) == pytest.approx(2 * a(t) + b(t) * a(t), rel=1e-15)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        a + "b"

@@ -8,7 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
+from minidl.optim import SGD
 from minidl.optim import schedules as s
+from minidl.optim.lr_scheduler import ReduceLROnPlateau
+from optim_cases import leaf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about its own dependencies
@@ -91,6 +94,36 @@ CASES = {
         s.Join((s.Constant(0.2), s.Linear(0.9, 10, 0.1)), (7,)),
     ),
 }
+
+
+PLATEAUS = [
+    {"patience": 3, "factor": 0.5},
+    {"patience": 1, "factor": 0.9, "cooldown": 2},
+    {"patience": 2, "factor": 0.3, "rtol": 0.1, "min_scale": 0.1},
+    {"patience": 4, "factor": 0.5, "rtol": 0.0, "atol": 0.05},
+]
+
+
+@pytest.mark.parametrize("options", PLATEAUS, ids=str)
+def test_a_plateau_is_found_where_optax_finds_it(options, rng):
+    o = {"rtol": 1e-4, "atol": 0.0, "cooldown": 0, "min_scale": 0.0, **options}
+    optimizer = SGD([leaf(2)], lr=0.8)
+    ours = ReduceLROnPlateau(
+        optimizer, factor=o["factor"], patience=o["patience"] - 1, cooldown=o["cooldown"], min_lr=0.8 * o["min_scale"],
+        threshold=o["rtol"] or o["atol"], threshold_mode="rel" if o["rtol"] else "abs", eps=0.0,
+    )  # fmt: skip
+    found, expected = [], []
+    with enable_x64(True):
+        theirs, zero = optax.contrib.reduce_on_plateau(**o), jax.numpy.zeros(1)
+        state = theirs.init(zero)
+        advance = jax.jit(lambda state, value: theirs.update(zero, state, value=value)[1])
+        for metric in np.round(3 / (1 + np.arange(60) / 5) + 0.3 * rng.standard_normal(60), 1) + 0.05:
+            ours.step(metric)
+            state = advance(state, metric)
+            found += ours.get_last_lr()
+            expected.append(0.8 * float(state.scale))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert len({*found}) > 2
 
 
 def test_every_schedule_of_optax_is_compared():

@@ -267,6 +267,8 @@ class Recorder:
 
     def effect(self, name: str, function: Callable[..., Any], args: Any, keywords: dict[str, Any]) -> Any:
         """Call back into Python, now and at each replay."""
+        if any(isinstance(x, (Tensor, np.ndarray)) for x in (*args, *keywords.values())):
+            raise CaptureError(f"{self.who}: {name} is called with a value, which it reads; call it outside the step")
         leaves = [t for t, _, node in self.tensors.values() if type(node) is Leaf]
         grads = [(t, None if t._grad is None else self.written(SLOT.__get__(t._grad))) for t in leaves]
         for value in self._current.values():

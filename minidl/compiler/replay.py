@@ -7,6 +7,8 @@ that are not needed at the same time share memory. Then the program is written a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -122,7 +124,7 @@ class Plan:
 
 
 class Program:
-    """A recorded step as straight-line code. `print(program)` shows it; `run(*inputs)` replays it.
+    """A recorded step as straight-line code. `listing()` shows it; `run(*inputs)` replays it.
 
     `copied` has for each input the array it must be copied to first, or None where its use is direct.
     """
@@ -237,12 +239,25 @@ class Program:
             self.names[name] = thing
         return self._known[key]
 
-    def __str__(self) -> str:
+    def timed(self, inputs: Sequence[np.ndarray], rounds: int) -> str:
+        """Return the listing with the median time of each line over some replays."""
+        codes = [compile(line, "<line>", "exec") for line, _ in self.lines]
+        names = self.names | dict(zip(self.inputs, inputs, strict=True))
+        times: list[list[float]] = [[] for _ in codes]
+        for _ in range(rounds):
+            for code, found in zip(codes, times, strict=True):
+                start = perf_counter()
+                exec(code, names)
+                found.append(perf_counter() - start)
+        each = [median(found) * 1e6 for found in times]
+        return f"{self.listing([f'{x:8.1f} us' for x in each])}\n{sum(each):8.1f} us in all"
+
+    def listing(self, before: Sequence[str] = ()) -> str:
+        """Return a line for each kernel: what it runs, and the shape, dtype and size of what it makes."""
         width = min(60, max((len(line) for line, _ in self.lines), default=0)) + 2
         head = f"{len(self.lines)} lines, {_size(self.plan.bytes)} of memory ({_size(self.plan.unshared)} unshared)"
-        return "\n".join(
-            [head, *(f"    {line:{width}}# {note}" if note else f"    {line}" for line, note in self.lines)]
-        )
+        text = [f"    {line:{width}}# {note}" if note else f"    {line}" for line, note in self.lines]
+        return "\n".join([head, *map("".join, zip(before or [""] * len(text), text, strict=True))])
 
 
 def _size(n: float) -> str:

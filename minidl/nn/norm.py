@@ -44,6 +44,7 @@ class _BatchNorm(Module):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    _made: Any = None  # of a layer with affine=False, at its first call
 
     def __init__(
         self,
@@ -89,8 +90,7 @@ class _BatchNorm(Module):
         weight: Tensor | None = self.weight
         bias: Tensor | None = self.bias
         if weight is None:
-            device = device_of(getattr(x, "array", x))
-            weight, bias = (_full((self.num_features,), value, device, x.dtype) for value in (1, 0))
+            weight, bias = self._constants(x)
         if not self.training and self.running_mean is not None:
             return batch_norm(x, self.running_mean, self.running_var, weight, bias, self.eps)
         n = x.size // self.num_features
@@ -102,6 +102,13 @@ class _BatchNorm(Module):
             averages = (self.running_mean, self.running_var, self.num_batches_tracked)
             _update_statistics(mean, var, *averages, momentum=self.momentum, n=n)
         return out
+
+    def _constants(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Return the weight 1 and the bias 0 beside x: the same tensors at each call, which may be recorded."""
+        device = device_of(getattr(x, "array", x))
+        if self._made is None or (self._made[0].device, self._made[0].dtype) != (device, x.dtype):
+            self._made = tuple(_full((self.num_features,), value, device, x.dtype) for value in (1, 0))
+        return self._made
 
     def _check(self, x: Any) -> None:
         shape = getattr(x, "shape", None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..compiler.record import replayed
 from ..engine.backend import Array, is_array, on_device, scalar, to_device
 from ..engine.modes import enable_grad
 from ..engine.tensor import Tensor, wrap
 from .groups import read_params
 
 
-class _Wrapper:
+class Wrapper:
     """An optimizer around another one, `inner`; schedulers bind to that."""
 
     def __init__(self, inner: Any):
@@ -35,6 +36,24 @@ class _Wrapper:
         """Forget the gradients of all parameters."""
         self.inner.zero_grad(set_to_none)
 
+    @property
+    def steps(self) -> int:
+        """The number of steps of the inner optimizer."""
+        steps: int = self.inner.steps
+        return steps
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters with options of their own."""
+        self.inner.add_param_group(group)
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Any:
+        """Call `hook(optimizer, args, kwargs)` before each step of the inner optimizer."""
+        return self.inner.register_step_pre_hook(hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> Any:
+        """Call `hook(optimizer, args, kwargs)` after each step of the inner optimizer."""
+        return self.inner.register_step_post_hook(hook)
+
     def _named(self) -> list[tuple[str, Tensor]]:
         pairs = (zip(group["names"], group["params"], strict=True) for group in self.param_groups)
         return [pair for group in pairs for pair in group]
@@ -43,7 +62,7 @@ class _Wrapper:
         return f"{type(self).__name__}({self.inner!r})"
 
 
-class GradientAccumulation(_Wrapper):
+class GradientAccumulation(Wrapper):
     """Collect the gradients of `every` batches, weighted by their numbers of samples, and step once with the mean.
 
         g = sum_k n_k g_k / sum_k n_k,    g_k the gradient of the mean loss over batch k, of n_k samples
@@ -74,6 +93,7 @@ class GradientAccumulation(_Wrapper):
         self.samples = 0
         self._means: dict[str, Array] = {}
 
+    @replayed
     def step(self, samples: int = 1) -> bool:
         """Take the gradients of a batch with that many samples; tell whether the parameters moved."""
         if isinstance(samples, bool) or not samples > 0:
@@ -128,7 +148,7 @@ class GradientAccumulation(_Wrapper):
                 self._means[name] = to_device(mean, p.device).astype(p.dtype)
 
 
-class SkipNonFinite(_Wrapper):
+class SkipNonFinite(Wrapper):
     """Leave out steps whose gradients are not all finite, and count them.
 
     skipped    how many were left out so far; `in_a_row` how many since the last good one
@@ -155,6 +175,7 @@ class SkipNonFinite(_Wrapper):
         self.skipped = 0
         self.in_a_row = 0
 
+    @replayed
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move if all gradients are finite. Returns what `closure` returned, or None; it is called once."""
         loss = None

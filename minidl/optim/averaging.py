@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..compiler.record import replayed
 from ..engine.backend import Array, is_array, on_device, to_device
 from ..engine.tensor import Tensor, wrap
 from .averaged_model import AveragedModel, get_ema_avg_fn, get_swa_avg_fn, update_bn, write
@@ -66,6 +67,7 @@ class Average:
         """Return the weight of the weights that are taken in after n others."""
         raise NotImplementedError(f"{self._who}: an average defines weight(n)")
 
+    @replayed
     def update(self) -> None:
         """Take in the weights as they are now, if it is their turn. RuntimeError while the average is applied."""
         if self._applied:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..compiler.fuse import Program, fuse
+from ..compiler.record import replayed
 from ..engine.backend import Array, device_of, on_device, to_device
 from ..engine.hooks import Handle
 from ..engine.modes import enable_grad
@@ -60,6 +61,12 @@ class Optimizer:
     rules: ClassVar[Mapping[str, Rule]] = {}
     update: Callable[..., Any]
     update_tensor: Callable[..., Any] | None = None
+    _around: Callable[..., Any] | None = None  # update -> the formula that is run in its place; see `cautious`
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "step" in vars(cls):
+            setattr(cls, "step", replayed(vars(cls)["step"]))  # noqa: B010
 
     def __init__(self, params: Any, **defaults: Any):
         self.defaults = {"maximize": False, **defaults}
@@ -74,8 +81,8 @@ class Optimizer:
     def _reset(self) -> None:
         self._cohorts: list[list[Cohort]] = []  # those of each group
         self._programs: dict[tuple[Any, ...], Program] = {}
-        self._pre_hooks: dict[Handle, Callable[..., Any]] = {}
-        self._post_hooks: dict[Handle, Callable[..., Any]] = {}
+        self._pre_hooks: dict[int, Callable[..., Any]] = {}
+        self._post_hooks: dict[int, Callable[..., Any]] = {}
 
     @property
     def _who(self) -> str:
@@ -97,6 +104,9 @@ class Optimizer:
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError if options that are allowed singly do not go together."""
+
+    def after_step(self) -> None:
+        """Note what a step has found out, once the parameters have moved and before the hooks see them."""
 
     # ---- groups ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +159,7 @@ class Optimizer:
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
+    @replayed
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient. Returns what `closure` returned, or None.
 
@@ -169,6 +180,7 @@ class Optimizer:
             stamp_all(cohort.arrays)
         if work:
             self.steps += 1
+            self.after_step()
             for group in self.param_groups:
                 group.at(self.steps, strict=False)
         for hook in tuple(self._post_hooks.values()):
@@ -236,11 +248,11 @@ class Optimizer:
         """Return the program for the settings among the scalars, fusing it the first time."""
         slots = self.group_slots(group)
         settings = tuple((k, x if x is None or isinstance(x, (bool, str)) else ...) for k, x in scalars.items())
-        key = (slots, group["maximize"], settings)
+        key = (slots, group["maximize"], self._around, settings)
         program = self._programs.get(key)
         if program is None:
             program = self._programs[key] = fuse(
-                self._maximized(self.update, group),
+                self._maximized(self.update if self._around is None else self._around(self.update), group),
                 arrays=("theta", "g", *slots),
                 numbers=[name for name, x in settings if x is ...],
                 writes=("theta", *slots),
@@ -310,7 +322,7 @@ class Optimizer:
             self._cohorts.append([self.fill(Cohort(*part), group, slots) for *part, slots in parts])
 
     def __repr__(self) -> str:
-        lines = []
+        lines = [] if self._around is None else [f"  formula: {self._around.__name__}(update)"]
         for i, group in enumerate(self.param_groups):
             shown = {k: group.schedules.get(k, v) for k, v in group.items() if k in self.defaults}
             count = f"{len(group['params'])} parameters, {sum(p.size for p in group['params']):,} elements"

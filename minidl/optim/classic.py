@@ -110,12 +110,12 @@ class Rprop(Optimizer):
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         (shrink, grow), (least, largest) = group["etas"], group["step_sizes"]
-        return {"shrink": shrink, "grow": grow, "least": least, "largest": largest}
+        return {"down": shrink, "up": grow, "least": least, "largest": largest}
 
-    def update(self, xp, theta, g, previous, d, *, shrink, grow, least, largest):
+    def update(self, xp, theta, g, previous, d, *, down, up, least, largest):
         # Signs, not the product itself: that of two small gradients would round to 0.
         agree = xp.sign(g) * xp.sign(previous)
-        d = xp.clip(d * xp.where(agree > 0, grow, xp.where(agree < 0, shrink, 1.0)), least, largest)
+        d = xp.clip(d * xp.where(agree > 0, up, xp.where(agree < 0, down, 1.0)), least, largest)
         g = xp.where(agree < 0, 0.0, g)
         return theta - xp.sign(g) * d, g, d
 

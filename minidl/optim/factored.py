@@ -1,4 +1,4 @@
-"""Second moments that need less memory than the parameters: Adafactor, SM3."""
+"""Second moments that need less memory than the parameters: Adafactor, CAME, SM3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ..engine.backend import Array
 from .base import Optimizer
 from .groups import at_least_zero, below_one
-from .rules import above_zero, at_most_zero, zeros
+from .rules import above_zero, at_most_zero, three_below_one, zeros
 
 
 def one_or_more(x: Any) -> bool:
@@ -22,6 +22,11 @@ def one_or_more(x: Any) -> bool:
 def two_epsilons(x: Any) -> bool:
     """two numbers >= 0, the first perhaps None"""  # noqa: D400
     return isinstance(x, tuple) and len(x) == 2 and (x[0] is None or at_least_zero(x[0])) and at_least_zero(x[1])
+
+
+def two_above_zero(x: Any) -> bool:
+    """two numbers > 0"""  # noqa: D400
+    return isinstance(x, tuple) and len(x) == 2 and all(map(above_zero, x))
 
 
 class Adafactor(Optimizer):
@@ -64,10 +69,7 @@ class Adafactor(Optimizer):
         super().__init__(params, **options, maximize=maximize)
 
     def initial(self, slot: str, group: Mapping[str, Any], theta: Array) -> Any:
-        if theta.ndim < 2:
-            return 0.0 if slot == "r" else zeros(theta, ())
-        *front, rows, columns = theta.shape
-        return zeros(theta, (*front, rows, 1) if slot == "r" else (*front, 1, columns))
+        return first_factor(slot, theta)
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         eps1, eps2 = group["eps"]
@@ -89,12 +91,98 @@ class Adafactor(Optimizer):
         if theta.ndim < 2:
             v = r = r + share * (square - r)
         else:
-            r = r + share * (square.mean(axis=-1, keepdims=True) - r)
-            c = c + share * (square.mean(axis=-2, keepdims=True) - c)
+            r, c = moved_factors(square, r, c, share)
             v = r * c / xp.maximum(r.mean(axis=-2, keepdims=True), eps1)
         u = g / xp.sqrt(xp.maximum(v, eps1 * eps1))
         u = u / xp.maximum(xp.sqrt((u * u).mean()) / d, 1.0)
         return xp.asarray(keep * theta - size * rate * u, theta.dtype), r, c
+
+
+class CAME(Optimizer):
+    """Adafactor with momentum that is trusted less where steps disagree (Luo et al. 2023, arXiv:2307.02047, Alg. 2).
+
+        theta <- (1 - lr weight_decay) theta
+        r <- b2 r + (1 - b2) mean over rows of (g^2 + eps1),   c likewise over columns,   v = r c / mean(r)
+        u = g / sqrt(v),   u <- u / max(1, rms(u) / clip_threshold),   m <- b1 m + (1 - b1) u
+        ru <- b3 ru + (1 - b3) mean over rows of ((u - m)^2 + eps2),   cu likewise,   s = ru cu / mean(ru)
+        theta <- theta - lr m / sqrt(s)
+
+    betas = (b1, b2, b3), eps = (eps1, eps2). Nothing is corrected for the zeros at the start: the first s is so small
+    that a matrix moves by |m| / (|u - m| sqrt(1 - b3)), about 11 lr, at its first step. Vectors and numbers have a full
+    v in slot r, and move by lr m; tensors with more axes are matrices over their last two. Defaults are the authors'.
+    ValueError for a negative or non-finite option, for betas outside [0, 1), and for eps or clip_threshold <= 0.
+
+    >>> import minidl as md
+    >>> w = md.tensor([[1.0, 1.0], [1.0, 1.0]], requires_grad=True)
+    >>> w.grad = md.tensor([[1.0, 2.0], [2.0, 4.0]])
+    >>> CAME([w], lr=0.01, betas=(0.5, 0.9, 0.75)).step()
+    >>> w  # g^2 is an outer product: u = 1 everywhere, m = u - m = 1/2, s = 1/4 of 1/4
+    tensor([[0.98, 0.98],
+            [0.98, 0.98]], requires_grad=True)
+    """
+
+    slots = ("m", "r", "c", "ru", "cu")
+    rules: ClassVar = {"betas": three_below_one, "eps": two_above_zero, "clip_threshold": above_zero}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 2e-4,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        eps: tuple[float, float] = (1e-30, 1e-16),
+        clip_threshold: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ):
+        options: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "clip_threshold": clip_threshold}
+        super().__init__(params, **options, weight_decay=weight_decay, maximize=maximize)
+
+    def initial(self, slot: str, group: Mapping[str, Any], theta: Array) -> Any:
+        if theta.ndim < 2 and slot in ("ru", "cu"):
+            return zeros(theta, ())
+        return 0.0 if slot == "m" else first_factor(slot[0], theta)
+
+    def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
+        names = ("lr", "betas", "eps", "clip_threshold")
+        return {**{name: group[name] for name in names}, "keep": 1 - group["lr"] * group["weight_decay"]}
+
+    def update_tensor(self, xp, theta, g, m, r, c, ru, cu, *, lr, betas, eps, clip_threshold, keep):
+        if not theta.size:
+            return theta, m, r, c, ru, cu
+        b1, b2, b3 = betas
+        square = g * g + eps[0]
+        if theta.ndim < 2:
+            r = b2 * r + (1 - b2) * square
+            u = g / xp.sqrt(r)
+        else:
+            r, c = moved_factors(square, r, c, 1 - b2)
+            u = divided_by_root(xp, g, r, c)
+        u = u / xp.maximum(xp.sqrt((u * u).mean()) / clip_threshold, 1.0)
+        m = b1 * m + (1 - b1) * u
+        if theta.ndim < 2:
+            return keep * theta - lr * m, m, r, c, ru, cu
+        ru, cu = moved_factors((u - m) ** 2 + eps[1], ru, cu, 1 - b3)
+        return keep * theta - lr * divided_by_root(xp, m, ru, cu), m, r, c, ru, cu
+
+
+def divided_by_root(xp: Any, x: Array, r: Array, c: Array) -> Array:
+    """Return x / sqrt(r c / mean(r)). Roots first: r c of a row and a column without gradients is 0 in float32."""
+    return x / (xp.sqrt(r) * xp.sqrt(c)) * xp.sqrt(r.mean(axis=-2, keepdims=True))
+
+
+def first_factor(slot: str, theta: Array) -> Any:
+    """Return slot r or c before the first step: zeros for the rows or columns of a matrix; r alone for a vector."""
+    if theta.ndim < 2:
+        return 0.0 if slot == "r" else zeros(theta, ())
+    *front, rows, columns = theta.shape
+    return zeros(theta, (*front, rows, 1) if slot == "r" else (*front, 1, columns))
+
+
+def moved_factors(square: Array, r: Array, c: Array, share: float) -> tuple[Array, Array]:
+    """Move r and c a share of the way to the means of the rows and of the columns."""
+    r = (1 - share) * r + share * square.mean(axis=-1, keepdims=True)
+    return r, (1 - share) * c + share * square.mean(axis=-2, keepdims=True)
 
 
 class SM3(Optimizer):

@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from ..engine.backend import Array, device_of, is_array, on_device, to_device
+from ..engine.backend import Array
 from ..engine.modes import enable_grad
-from ..engine.node import stamp
-from ..engine.tensor import Tensor, wrap
-from .base import Optimizer
 from .groups import at_least_zero
-from .rules import OneOf, above_zero, count
+from .rules import OneOf, above_zero, count, count_or_none
+from .vector import VectorOptimizer
 
 
 class Point(NamedTuple):
@@ -95,45 +93,18 @@ def strong_wolfe(
     return bracket[low], calls
 
 
-class LineSearcher(Optimizer):
-    """Base: all parameters as one vector, and the loop of directions and line searches of one call of `step`."""
+class LineSearcher(VectorOptimizer):
+    """Base: the loop of directions and line searches of one call of `step`, which makes up to max_iter of them."""
 
     rules: ClassVar = {"max_iter": count, "tolerance_grad": at_least_zero, "tolerance_change": at_least_zero}
+    remembered = frozenset({"t", "d", "g", "func_evals"})
     c2 = 0.9
-
-    def __init__(self, params: Any, **options: Any):
-        self.memory: dict[str, Any] = {}
-        super().__init__(params, **options)
-
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
-        if self.param_groups:
-            raise ValueError(f"{self._who}: takes one parameter group, because all parameters move along one direction")
-        super().add_param_group(group)
-        if len({(p.dtype, p.device) for p in self.param_groups[0]["params"]}) > 1:
-            raise ValueError(f"{self._who}: all parameters must have one dtype and lie on one device")
 
     def direction(self, group: Mapping[str, Any], g: Array) -> tuple[Array, float]:
         """Return the direction to search from where the gradient is g, and the first step to try; note both."""
         raise NotImplementedError
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Search along up to max_iter directions; returns the first loss. The closure is called many times."""
-        if closure is None:
-            raise ValueError(f"{self._who}.step: needs a closure that computes the loss, calls backward and returns it")
-        for hook in tuple(self._pre_hooks.values()):
-            changed = hook(self, (closure,), {})
-            closure = closure if changed is None else changed[0][0]
-        group = self.param_groups[0]
-        xp, device = on_device(group["params"][0].device)
-        with device:
-            loss = self._search(xp, closure, group)
-        self.steps += 1
-        group.at(self.steps, strict=False)
-        for hook in tuple(self._post_hooks.values()):
-            hook(self, (closure,), {})
-        return loss
-
-    def _search(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
+    def advance(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
         loss, f, g = self._evaluate(xp, closure)
         calls, most, tolerance = 1, self._most(group), group["tolerance_change"]
         for iteration in range(group["max_iter"]):
@@ -144,7 +115,7 @@ class LineSearcher(Optimizer):
             self.memory["t"] = 0.0
             if slope > -tolerance:
                 break
-            x = xp.concatenate([p.array.reshape(-1) for p in group["params"]])
+            x = self._read(xp)
             width = float(abs(d).max())
             if group.get("line_search_fn", "strong_wolfe") is None:
                 self._write(x + t * d)
@@ -187,57 +158,10 @@ class LineSearcher(Optimizer):
         parts = [xp.zeros(p.size, p.dtype) if p.grad is None else p.grad.array.reshape(-1) for p in group["params"]]
         return loss, value, sign * xp.concatenate(parts)
 
-    def _write(self, x: Array) -> None:
-        start = 0
-        for p in self.param_groups[0]["params"]:
-            p.array[...] = x[start : start + p.size].reshape(p.shape)
-            stamp(p.array)
-            start += p.size
-
-    # ---- state: vectors over all parameters --------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return copies, with the vectors and numbers of the search as "memory"."""
-
-        def copy(x: Any) -> Any:
-            if isinstance(x, list):
-                return [copy(y) for y in x]
-            if not is_array(x):
-                return x
-            with on_device(device_of(x))[1]:
-                return wrap(x.copy())
-
-        return {**super().state_dict(), "memory": {name: copy(x) for name, x in self.memory.items()}}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], hyper: str = "saved") -> None:
-        """Continue from a state; ValueError for one that does not fit, and then nothing has changed."""
-        if not isinstance(state_dict, Mapping) or not isinstance(state_dict.get("memory"), Mapping):
-            raise ValueError(f"{self._who}.load_state_dict: needs what state_dict() returned, with an entry 'memory'")
-        params = self.param_groups[0]["params"]
-        size, dtype = sum(p.size for p in params), params[0].dtype
-
-        def take(name: str, x: Any) -> Any:
-            if isinstance(x, (list, tuple)):
-                return [take(name, y) for y in x]
-            x = x.array if isinstance(x, Tensor) else x
-            if is_array(x) and (x.shape, x.dtype) != ((size,), dtype):
-                got = f"{x.dtype} {x.shape}"
-                raise ValueError(f"{self._who}.load_state_dict: {name} must be {dtype} {(size,)}, got {got}")
-            return to_device(x, params[0].device).copy() if is_array(x) else x
-
-        memory = {name: take(name, x) for name, x in state_dict["memory"].items()}
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "memory"}, hyper)
-        self.memory = memory
-
 
 def line_search(x: Any) -> bool:
     """'strong_wolfe' or None"""  # noqa: D400
     return x is None or (isinstance(x, str) and x == "strong_wolfe")
-
-
-def count_or_none(x: Any) -> bool:
-    """an int >= 1, or None"""  # noqa: D400
-    return x is None or count(x)
 
 
 class LBFGS(LineSearcher):
@@ -273,6 +197,7 @@ class LBFGS(LineSearcher):
         "history_size": count,
         "line_search_fn": line_search,
     }
+    remembered = LineSearcher.remembered | {"s", "y"}
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..compiler.record import replayed
 from ..engine.backend import Array, device_of, is_array, on_device, to_device
 from ..engine.node import stamp
 from ..engine.tensor import Tensor, wrap
@@ -71,6 +72,7 @@ class Lookahead:
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 
+    @replayed
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a step of the inner optimizer; then bring together those weights whose k steps are over."""
         loss = self.inner.step(closure)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine.backend import Array, device_of, on_device
-from .groups import at_least_zero
+from .groups import at_least_zero, below_one
 
 
 class OneOf:
@@ -44,6 +44,11 @@ def count_from_zero(x: Any) -> bool:
     return isinstance(x, int) and not isinstance(x, bool) and x >= 0
 
 
+def count_or_none(x: Any) -> bool:
+    """an int >= 1, or None"""  # noqa: D400
+    return x is None or count(x)
+
+
 def fraction(x: Any) -> bool:
     """a number in [0, 1]"""  # noqa: D400
     return _is_number(x) and 0 <= x <= 1
@@ -52,6 +57,11 @@ def fraction(x: Any) -> bool:
 def at_most_zero(x: Any) -> bool:
     """a finite number <= 0"""  # noqa: D400
     return _is_number(x) and x <= 0
+
+
+def three_below_one(x: Any) -> bool:
+    """three numbers in [0, 1)"""  # noqa: D400
+    return isinstance(x, tuple) and len(x) == 3 and all(map(below_one, x))
 
 
 def relative_lr(who: str, group: Mapping[str, Any]) -> float:

@@ -7,7 +7,7 @@ any step and in any order of loading. `optim.schedules` has more of them, which 
 from .base import LRScheduler
 from .combined import ChainedScheduler, SequentialLR
 from .cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
-from .plateau import ReduceLROnPlateau
+from .plateau import GreedyLR, ReduceLROnPlateau
 from .simple import (
     SWALR,
     ConstantLR,
@@ -29,6 +29,7 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CyclicLR",
     "ExponentialLR",
+    "GreedyLR",
     "LRScheduler",
     "LambdaLR",
     "LinearLR",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ...compiler.record import replayed
 from ..base import Optimizer
 from ..groups import ParamGroup
 from ..state import schedule_name
@@ -41,6 +42,7 @@ class LRScheduler:
 
     combinable = True  # in SequentialLR and ChainedScheduler
     multiplies = False  # the lr that is there, as against setting another
+    follows = False  # in a SequentialLR, on what the scheduler before it left and not from the initial lr
     settings: Mapping[str, Any] = {}  # what the constructor was given, as it is saved
     _stepped = False
 
@@ -93,6 +95,10 @@ class LRScheduler:
         """Return the lr of group i at t from the one at t - 1, which others in a ChainedScheduler may have changed."""
         return self.at(self.base_lrs[i], t, i)
 
+    def enter(self, left: float, i: int) -> float:
+        """Return the lr of group i at t = 0 in a SequentialLR where the scheduler before this one left `left`."""
+        return self.lrs(0)[i]
+
     def momentum_at(self, t: int, i: int) -> float | None:
         """Return momentum (or the first beta) of group i at t; None if it is left alone."""
         return None
@@ -114,6 +120,7 @@ class LRScheduler:
         """Return the momentum of every group at t."""
         return [self.momentum_at(t, i) for i in range(len(self.optimizer.param_groups))]
 
+    @replayed
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next t, or to t = epoch, and write the lr of every group."""
         self._take_over()

@@ -58,7 +58,9 @@ class _Combined(LRScheduler):
 class SequentialLR(_Combined):
     """Follow schedulers[0] up to milestones[0], then schedulers[1], which begins with its t = 0, and so on.
 
-    The last one goes on for ever. One scheduler more than milestones.
+    Each begins from the initial lr, except that a MultiplicativeLR goes on from what the one before it left, which it
+    multiplies by lr_lambda(0) at its t = 0, as in PyTorch. The last one goes on for ever. One scheduler more than
+    milestones.
 
     >>> import minidl as md
     >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.8)
@@ -99,7 +101,10 @@ class SequentialLR(_Combined):
         """Return the lr of every group at t."""
         self.bases()
         scheduler, own = self._now(t)
-        return scheduler.lrs(own)
+        if not scheduler.follows or own == t:
+            return scheduler.lrs(own)
+        left = self.lrs(t - own - 1)
+        return [float(scheduler.at(scheduler.enter(lr, i), own, i)) for i, lr in enumerate(left)]
 
     def momentum_at(self, t: int, i: int) -> float | None:
         scheduler, own = self._now(t)
@@ -107,7 +112,7 @@ class SequentialLR(_Combined):
 
     def advance(self, lr: float, t: int, i: int) -> float:
         scheduler, own = self._now(t)
-        return scheduler.advance(lr, own, i) if own or not t else scheduler.lrs(0)[i]
+        return scheduler.advance(lr, own, i) if own or not t else scheduler.enter(lr, i)
 
 
 class ChainedScheduler(_Combined):

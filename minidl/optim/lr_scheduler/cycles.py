@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ...compiler.record import replayed
 from .. import schedules
 from ..base import Optimizer
 from ..groups import ParamGroup
@@ -35,9 +36,10 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def at(self, base: float, t: int, i: int) -> float:
         return float(made(schedules.CosineRestarts, base, self.T_0, self.T_mult, self.eta_min)(t))
 
+    @replayed
     def step(self, epoch: float | None = None) -> None:
         """Go on to the next whole epoch, or to `epoch`, which may be a fraction."""
-        super().step(int(self.last_epoch) + 1 if epoch is None else epoch)  # type: ignore[arg-type]
+        super().step(int(self.last_epoch) + 1 if epoch is None else epoch)
 
 
 class _Cycling(LRScheduler):

@@ -1,4 +1,4 @@
-"""The scheduler that listens to a metric."""
+"""Schedulers that listen to a metric."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ...compiler.record import replayed
 from ..base import Optimizer
+from ..groups import ParamGroup
 from .base import LRScheduler, check_length, for_group
 
 
@@ -33,7 +35,7 @@ class ReduceLROnPlateau(LRScheduler):
         self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
         threshold_mode: str = "rel", cooldown: int = 0, min_lr: float | list[float] = 0.0, eps: float = 1e-8,
     ):  # fmt: skip
-        who = "ReduceLROnPlateau"
+        who = self._who
         for name, word, choices in (("mode", mode, ("min", "max")), ("threshold_mode", threshold_mode, ("rel", "abs"))):
             if word not in choices:
                 raise ValueError(f"{who}: {name} must be {choices[0]!r} or {choices[1]!r}, got {name}={word!r}")
@@ -63,12 +65,18 @@ class ReduceLROnPlateau(LRScheduler):
         margin = self.threshold * (abs(self.best) if self.threshold_mode == "rel" else 1)
         return metric < self.best - margin if self.mode == "min" else metric > self.best + margin
 
-    def step(self, metrics: float) -> None:  # type: ignore[override]
+    @replayed
+    def step(self, metrics: float) -> None:
         """Take in the metric of another step, and reduce lr if it is time."""
         self._take_over()
         self._refuse_schedules()
         metric = float(metrics.item() if hasattr(metrics, "item") else metrics)
         self.last_epoch += 1
+        lrs = self._decide(metric, [group["lr"] for group in self.optimizer.param_groups])
+        self._write(lrs, [None] * len(lrs))
+
+    def _decide(self, metric: float, lrs: list[float]) -> list[float]:
+        """Return the new lr of every group."""
         if self.is_better(metric):
             self.best, self.num_bad_epochs = metric, 0
         else:
@@ -76,14 +84,13 @@ class ReduceLROnPlateau(LRScheduler):
         if self.in_cooldown:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
-        lrs = [group["lr"] for group in self.optimizer.param_groups]
         if self.num_bad_epochs > self.patience:
             lrs = [self._reduced(lr, i) for i, lr in enumerate(lrs)]
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
-        self._write(lrs, [None] * len(lrs))
+        return lrs
 
     def _reduced(self, lr: float, i: int) -> float:
-        new = max(lr * self.factor, for_group("ReduceLROnPlateau", "min_lr", self.min_lr, i))
+        new = max(lr * self.factor, for_group(self._who, "min_lr", self.min_lr, i))
         return new if lr - new > self.eps else lr
 
     def lrs(self, t: int) -> list[float]:
@@ -98,3 +105,93 @@ class ReduceLROnPlateau(LRScheduler):
         super()._load(state)
         self.best = float(state["best"])
         self.num_bad_epochs, self.cooldown_counter = state["num_bad_epochs"], state["cooldown_counter"]
+
+
+class GreedyLR(ReduceLROnPlateau):
+    """Divide lr by `factor` after a run of better metrics, multiply it by `factor` after a run of others.
+
+    More than `patience` steps in a row that each improve on the best so far raise lr, up to `max_lr`; after that
+    `warmup` steps are not counted. Those that do not lower it, as in `ReduceLROnPlateau`, down to `min_lr`. Where every
+    group is at min_lr for the `reset_start`-th time that it should fall, lr and all counters begin anew. With
+    `smooth` the metric is the mean of the last `window_size`. Signature and values are those of Hugging Face's GreedyLR
+    (arXiv:2512.14527); what is better is as in `ReduceLROnPlateau`.
+
+    >>> import minidl as md
+    >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.4)
+    >>> scheduler = GreedyLR(optimizer, factor=0.5, patience=1)
+    >>> lrs = []
+    >>> for loss in (3.0, 2.0, 1.0, 4.0, 4.0, 4.0, 4.0):
+    ...     scheduler.step(loss)
+    ...     lrs += scheduler.get_last_lr()
+    >>> lrs
+    [0.4, 0.8, 0.8, 0.8, 0.4, 0.4, 0.2]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, mode: str = "min", factor: float = 0.95, patience: int = 10,
+        threshold: float = 1e-6, threshold_mode: str = "abs", cooldown: int = 0, warmup: int = 0,
+        min_lr: float | list[float] = 1e-3, max_lr: float | list[float] = 1.0, eps: float = 1e-8,
+        smooth: bool = False, window_size: int = 50, reset_start: int = 500,
+    ):  # fmt: skip
+        counts = {"warmup": (warmup, 0), "window_size": (window_size, 1), "reset_start": (reset_start, 1)}
+        for name, (value, low) in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"GreedyLR: {name} must be an int >= {low}, got {name}={value!r}")
+        if not 0 < factor < 1:
+            raise ValueError(f"GreedyLR: factor must be in (0, 1), got factor={factor!r}")
+        super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
+        check_length("GreedyLR", "max_lr", max_lr, optimizer)
+        self.warmup, self.max_lr, self.smooth = warmup, max_lr, smooth
+        self.window_size, self.reset_start = window_size, reset_start
+        names = ("warmup", "max_lr", "smooth", "window_size", "reset_start")
+        self.settings = {**self.settings, **{name: getattr(self, name) for name in names}}
+        self.bases()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget all metrics."""
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.num_bad_epochs = self.num_good_epochs = self.cooldown_counter = self.warmup_counter = 0
+        self.resets_in = self.reset_start
+        self.window: list[float] = []
+
+    def initial(self, i: int, group: ParamGroup) -> float:
+        return float(group["lr"])
+
+    def _decide(self, metric: float, lrs: list[float]) -> list[float]:
+        if self.smooth:
+            self.window = [*self.window, metric][-self.window_size :]
+            metric = sum(self.window) / len(self.window)
+        waiting = "cooldown_counter" if self.cooldown_counter else "warmup_counter" if self.warmup_counter else None
+        if waiting is not None:
+            setattr(self, waiting, getattr(self, waiting) - 1)
+            self.num_bad_epochs = self.num_good_epochs = 0
+            return lrs
+        better = self.is_better(metric)
+        self.best = metric if better else self.best
+        self.num_good_epochs = self.num_good_epochs + 1 if better else 0
+        self.num_bad_epochs = 0 if better else self.num_bad_epochs + 1
+        if self.num_good_epochs > self.patience:
+            self.warmup_counter, self.num_good_epochs, self.resets_in = self.warmup, 0, self.reset_start
+            return [self._raised(lr, i) for i, lr in enumerate(lrs)]
+        if self.num_bad_epochs > self.patience:
+            lrs = [self._reduced(lr, i) for i, lr in enumerate(lrs)]
+            self.resets_in -= all(lr <= for_group(self._who, "min_lr", self.min_lr, i) for i, lr in enumerate(lrs))
+            if self.resets_in == 0:
+                self._begin()
+                lrs = list(self.bases())
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        return lrs
+
+    def _raised(self, lr: float, i: int) -> float:
+        new = min(lr / self.factor, for_group(self._who, "max_lr", self.max_lr, i))
+        return new if new - lr > self.eps else lr
+
+    def _more_state(self) -> dict[str, Any]:
+        counters = {name: getattr(self, name) for name in ("num_good_epochs", "warmup_counter", "resets_in")}
+        return {**super()._more_state(), **counters, "window": list(self.window)}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        self.num_good_epochs, self.warmup_counter = state["num_good_epochs"], state["warmup_counter"]
+        self.resets_in, self.window = state["resets_in"], list(state["window"])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ...compiler.record import replayed
 from .. import schedules
 from ..base import Optimizer
 from ..groups import ParamGroup
@@ -269,6 +270,8 @@ class LambdaLR(LRScheduler):
 class MultiplicativeLR(LambdaLR):
     """Multiply lr at every step by lr_lambda(t): lr(t) = lr lr_lambda(1) lr_lambda(2) ... lr_lambda(t).
 
+    Later in a SequentialLR, lr is what the scheduler before it left, times lr_lambda(0).
+
     >>> import minidl as md
     >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.8)
     >>> scheduler = MultiplicativeLR(optimizer, lambda t: 1 / t)
@@ -278,6 +281,7 @@ class MultiplicativeLR(LambdaLR):
     """
 
     multiplies = True
+    follows = True
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Factor | list[Factor], last_epoch: int = -1):
         self._known: dict[int, tuple[int, float, float]] = {}  # group -> t, base, lr: so that a step is one product
@@ -294,6 +298,9 @@ class MultiplicativeLR(LambdaLR):
 
     def advance(self, lr: float, t: int, i: int) -> float:
         return lr * self.factor(t, i) if t else lr
+
+    def enter(self, left: float, i: int) -> float:
+        return left * self.factor(0, i)
 
 
 class SWALR(LRScheduler):
@@ -331,6 +338,7 @@ class SWALR(LRScheduler):
     def initial(self, i: int, group: ParamGroup) -> float:
         return float(group["lr"])
 
+    @replayed
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next t; the first time lr(0) is the lr that the groups have then."""
         if not self._stepped and self.last_epoch == 0:

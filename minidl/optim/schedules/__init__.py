@@ -13,8 +13,8 @@ stay at their last value; `optim.lr_scheduler` has the bound forms with PyTorch'
 """
 
 from .base import Schedule
-from .combine import Every, Join, KDecay, Lambda, Noisy, Product, Restarts, Scaled, Several, Shifted, Warmup
-from .cycles import CosineRestarts, Cyclic, OneCycle, PiecewiseConstant, PiecewiseInterpolate
+from .combine import Every, Join, KDecay, Lambda, Noisy, Product, Restarts, Scaled, Several, Shifted, Sum, Warmup
+from .cycles import Chebyshev, CosineRestarts, Cyclic, OneCycle, PiecewiseConstant, PiecewiseInterpolate
 from .decay import (
     REX,
     WSD,
@@ -33,8 +33,8 @@ from .decay import (
 )
 
 __all__ = [
-    "REX", "WSD", "Constant", "Cosine", "CosineRestarts", "Cyclic", "Every", "Exponential", "FlatCosine", "InverseSqrt",
-    "InverseTime", "Join", "KDecay", "Lambda", "Linear", "MultiStep", "Noam", "Noisy", "OneCycle", "PiecewiseConstant",
-    "PiecewiseInterpolate", "Polynomial", "Product", "Restarts", "Scaled", "Schedule", "Several", "Shifted", "Step",
-    "Tanh", "Warmup",
+    "REX", "WSD", "Chebyshev", "Constant", "Cosine", "CosineRestarts", "Cyclic", "Every", "Exponential", "FlatCosine",
+    "InverseSqrt", "InverseTime", "Join", "KDecay", "Lambda", "Linear", "MultiStep", "Noam", "Noisy", "OneCycle",
+    "PiecewiseConstant", "PiecewiseInterpolate", "Polynomial", "Product", "Restarts", "Scaled", "Schedule", "Several",
+    "Shifted", "Step", "Sum", "Tanh", "Warmup",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ class Schedule:
 
     A subclass is a frozen dataclass and defines `value(t)`. Nothing is remembered between calls, so training resumes
     right at any step. t may be fractional (an epoch and a half); ValueError if it is negative or not finite. A schedule
-    times a number is `Scaled`, times another schedule `Product`.
+    times a number is `Scaled`, times another schedule `Product`, plus either `Sum`.
 
     >>> from minidl.optim.schedules import Linear
     >>> half = 0.5 * Linear(1.0, steps=4)
@@ -39,6 +39,16 @@ class Schedule:
         return Scaled(self, float(other)) if isinstance(other, (int, float, np.number)) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Schedule:
+        from .combine import Sum
+        from .decay import Constant
+
+        if isinstance(other, Schedule):
+            return Sum((self, other))
+        return Sum((self, Constant(float(other)))) if isinstance(other, (int, float, np.number)) else NotImplemented
+
+    __radd__ = __add__
 
 
 # ---- shapes that several schedules share -----------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Warmup(Schedule):
         "constant"      start
         "exponential"   start^(1 - x), which needs start > 0
         "cosine"        1 - (1 - start) (1 + cos(pi x)) / 2
+        "1-sqrt"        1 - (1 - start) sqrt(1 - x)
 
     With `delay=False` the schedule does not wait: the factor multiplies schedule(t), which goes on as without it.
 
@@ -78,7 +79,7 @@ class Warmup(Schedule):
     def __post_init__(self) -> None:
         checks.schedules(self, "schedule", [self.schedule])
         checks.at_least_zero(self, "steps", "start")
-        checks.one_of(self, "kind", ("linear", "constant", "exponential", "cosine"))
+        checks.one_of(self, "kind", ("linear", "constant", "exponential", "cosine", "1-sqrt"))
         if self.kind == "exponential":
             checks.positive(self, "start")
 
@@ -89,7 +90,8 @@ class Warmup(Schedule):
             return self.start
         if self.kind == "exponential":
             return self.start ** (1 - x)
-        return between(self.start, 1.0, x if self.kind == "linear" else 1 - cosine(x))
+        risen = {"linear": x, "cosine": 1 - cosine(x), "1-sqrt": 1 - math.sqrt(1 - x)}[self.kind]
+        return between(self.start, 1.0, risen)
 
     def value(self, t: float) -> float:
         if t >= self.steps:
@@ -143,6 +145,25 @@ class Product(Schedule):
 
     def value(self, t: float) -> float:
         return math.prod(factor(t) for factor in self.factors)
+
+
+@dataclass(frozen=True)
+class Sum(Schedule):
+    """The sum of schedules, a + b.
+
+    >>> from minidl.optim.schedules import Constant, Linear
+    >>> (Linear(1.0, steps=4) + Constant(0.5))(1), (Linear(1.0, steps=4) + 0.5)(1)
+    (1.25, 1.25)
+    """
+
+    parts: tuple[Function, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        checks.schedules(self, "parts", self.parts)
+
+    def value(self, t: float) -> float:
+        return sum(part(t) for part in self.parts)
 
 
 @dataclass(frozen=True)

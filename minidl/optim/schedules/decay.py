@@ -159,10 +159,11 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Fall along half a cosine: end + (start - end) ((1 + cos(pi x)) / 2)^exponent, x = min(t / steps, 1).
+    """Fall along half a cosine: end + (start - end) ((1 + cos(2 pi waves x)) / 2)^exponent, x = min(t / steps, 1).
 
     (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.) PyTorch's CosineAnnealingLR rises again after
-    `steps`; this one stays at `end`, as optax's cosine_decay_schedule, whose alpha is end / start.
+    `steps`; this one stays where it is, as optax's cosine_decay_schedule, whose alpha is end / start. With waves=1.5 it
+    falls, rises and falls in the same steps (Hugging Face's num_cycles).
 
     >>> [round(Cosine(1.0, steps=3, end=0.2)(t), 6) for t in range(5)]
     [1.0, 0.8, 0.4, 0.2, 0.2]
@@ -172,13 +173,14 @@ class Cosine(Schedule):
     steps: float
     end: float = 0.0
     exponent: float = 1.0
+    waves: float = 0.5
 
     def __post_init__(self) -> None:
         checks.finite(self, "start", "end")
-        checks.positive(self, "steps", "exponent")
+        checks.positive(self, "steps", "exponent", "waves")
 
     def value(self, t: float) -> float:
-        return between(self.end, self.start, cosine(min(t / self.steps, 1)) ** self.exponent)
+        return between(self.end, self.start, cosine(2 * self.waves * min(t / self.steps, 1)) ** self.exponent)
 
 
 @dataclass(frozen=True)
