@@ -259,10 +259,11 @@ def test_what_eigsh_cannot_do_is_refused():
 
 def test_the_trace_is_exact_where_it_can_be(hessian):
     op, entries, exact = hessian
-    for found in (trace(entries), trace(op, "exact")):
+    by_products = trace(op, "exact")
+    for found in (trace(entries), by_products):
         assert found.value == pytest.approx(exact.sum(), rel=1e-12)
         assert (found.standard_error, found.samples, found.method) == (0.0, 0, "exact")
-    assert trace(op, "exact").matvecs == op.size
+    assert by_products.matvecs == op.size
     assert trace(Diagonal(np.arange(256.0))).method == "exact"
     assert trace(Diagonal(np.arange(257.0)), samples=2).method == "hutchinson"
 
@@ -361,11 +362,11 @@ def test_the_exact_spectrum_is_eigvalsh(hessian):
     np.testing.assert_allclose(found.histogram(edges).value, np.histogram(exact, edges)[0] / 1210, atol=2e-3)
 
 
-@pytest.mark.parametrize(("steps", "probes", "bound"), [(20, 10, 5e-3), (40, 10, 3e-3), (80, 50, 1.6e-3)])
+@pytest.mark.parametrize(("steps", "probes", "bound"), [(20, 10, 5e-3), (40, 10, 3e-3), (60, 30, 2e-3)])
 def test_quadrature_comes_close_to_the_exact_spectrum(hessian, steps, probes, bound):
     op, entries, exact = hessian
     found = spectrum(op, steps=steps, probes=probes)
-    # Of the range; the probes alone move the mean by 8e-4 with 10 of them, by 3.6e-4 with 50.
+    # Of the range; the probes alone move the mean by 8e-4 with 10 of them, by 4.6e-4 with 30.
     assert found.distance(spectrum(entries)) / (exact[-1] - exact[0]) < bound
     assert found.matvecs == steps * probes
     assert found.nodes.max() == pytest.approx(exact[-1], rel=1e-9)

@@ -34,7 +34,7 @@ class Canvas:
         for i, places in enumerate(groups):
             self.group[places] = i
             self.local[places] = np.arange(len(places))
-        self.auxiliary: Any = None  # rows of statistics, for all columns
+        self.auxiliary: Any = None  # the rows of further parameters (statistics, functions), for all columns
         self.fresh = True  # nothing has been written yet
         self.even = True  # what has been written is symmetric, bit by bit
 
@@ -54,7 +54,7 @@ class Canvas:
             self.arrays = [self.xp.zeros(shape, self.parameters.dtype) for shape in self.shapes]
 
     def begin(self, sites: Sequence[Site], size: int) -> None:
-        """Prepare for the blocks of some sites; `size` counts parameters and statistics."""
+        """Prepare for the blocks of some sites; `size` counts parameters and further ones."""
         extra = size - self.parameters.size
         self.auxiliary = self.xp.zeros((extra, size), self.parameters.dtype) if extra else None
         places = [part.reshape(-1) for site in sites for part in site.places]
@@ -73,7 +73,7 @@ class Canvas:
         own_block(self, site, curvature[:, us.start :], us)
 
     def _target(self, row: int, column: int) -> int | None:
-        """Return which matrix the pair of places belongs to: a group's number, -1 for the statistics, None for none."""
+        """Return where a pair of places belongs: the number of a group, -1 for further parameters, None for nowhere."""
         if row >= self.parameters.size:
             return -1
         if column >= self.parameters.size or self.group[row] != self.group[column]:
@@ -129,7 +129,7 @@ class Canvas:
         self.fresh, self.even = False, False
 
     def finish(self, slopes: Array) -> None:
-        """Eliminate the statistics: with H = [[A, B'], [B, C]] and S = ds/dtheta, A becomes A + S'B + B'S + S'CS."""
+        """Eliminate further parameters s: of H = [[A, B'], [B, C]], with S = ds/dtheta, make A + S'B + B'S + S'CS."""
         size, half = self.parameters.size, self._half(slopes)
         for matrix, places in zip(self.arrays, self.groups, strict=True):
             some = slice(None) if len(places) == size else self.xp.asarray(places)
@@ -199,11 +199,11 @@ class DiagonalCanvas(Canvas):
         return -1 if row >= self.parameters.size else None
 
     def wants(self, row: Site, column: Site) -> bool:
-        """Tell whether the site meets itself, or a statistic."""
+        """Tell whether the site meets itself, or a further parameter."""
         return row is column or super().wants(row, column)
 
     def own(self, site: Site, curvature: Array, us: slice) -> None:
-        """Write sum_n a_d^2 G_uu; what belongs to statistics and functions, as a block."""
+        """Write sum_n a_d^2 G_uu; what belongs to further parameters, as a block."""
         size, each = self.parameters.size, self.xp.arange(us.stop - us.start)
         if any(int(places[0, 0]) >= size for places in site.places):
             super().own(site, curvature, us)
@@ -222,7 +222,7 @@ class DiagonalCanvas(Canvas):
             self.values[row] += values[row - where.start]
 
     def finish(self, slopes: Array) -> None:
-        """Eliminate the statistics."""
+        """Eliminate further parameters."""
         values = self.values
         values += 2.0 * (slopes * self._half(slopes)).sum(axis=0)
 

@@ -16,7 +16,7 @@ from .operator import HessianOperator
 from .parameters import Params
 from .spectrum import eigsh
 
-POWER = 3  # steps of power iteration before an ascent
+POWER = 2  # steps of power iteration before an ascent; with more the starts become one
 
 
 class Sharpness(NamedTuple):
@@ -46,7 +46,7 @@ def sharpness(
          "keskar"      100 (max L(theta + A y) - L(theta)) / (1 + L(theta)) over |y_i| <= epsilon (|(A+ theta)_i| + 1)
                        (Keskar et al. 2017, arXiv:1609.04836, Metric 2.1): epsilon = 1e-3; A is the identity or, with
                        dimensions=p, p random unit vectors; steps = 10 of ascent from the point and from `starts` = 4
-                       others, each random signs, drawn with `seed`, after three steps of power iteration
+                       others, each random signs, drawn with `seed`, after two steps of power iteration
          "sam"         L(theta + rho g / |g|) - L(theta), g the gradient (Foret et al. 2021, arXiv:2010.01412, Eq. 2),
                        rho = 0.05; with steps > 1 more ascent in the ball |e| <= rho (at a minimum, where rho is small,
                        that gives lambda_max rho^2 / 2)
@@ -268,8 +268,8 @@ class EdgeOfStability:
         verify: int = 10,
         seed: int = 0,
     ):
-        _whole("every", every, 1)
-        _whole("verify", verify, 1)
+        _whole("every", every, 1, "EdgeOfStability")
+        _whole("verify", verify, 1, "EdgeOfStability")
         if not 0 <= momentum < 1:
             raise ValueError(f"EdgeOfStability: momentum must be in [0, 1), got {momentum!r}")
         self.lr, self.every, self.tol, self.verify, self.seed = lr, every, tol, verify, seed
@@ -305,6 +305,6 @@ def _positive(name: str, value: float) -> None:
         raise ValueError(f"sharpness: {name} must be a finite number > 0, got {value!r}")
 
 
-def _whole(name: str, value: int, least: int) -> None:
+def _whole(name: str, value: int, least: int, who: str = "sharpness") -> None:
     if not isinstance(value, int) or value < least:
-        raise ValueError(f"sharpness: {name} must be an integer >= {least}, got {value!r}")
+        raise ValueError(f"{who}: {name} must be an integer >= {least}, got {value!r}")

@@ -27,7 +27,7 @@ class Eigenpairs(NamedTuple):
     values    : (k,), ascending, float64 on the host.
     vectors   : (P, k), orthonormal, one a column; in the matrix's dtype, where it lives.
     residuals : (k,), |A v - value v|, computed with one more product each: an eigenvalue is that close to each value.
-    converged : whether the residuals are within the tolerance and no eigenvalue of the set was found missing.
+    converged : whether the residuals are within the tolerance and no eigenvalue of the set is missing.
     matvecs   : products used, all in all.
     """
 
@@ -57,7 +57,7 @@ def eigsh(
                   an odd k one more from above. Signs count: a negative eigenvalue is never among the largest by "LA".
     tol         : converged means |A v - value v| <= tol * (largest |eigenvalue| seen), by default with tol = sqrt(eps);
                   the value itself is then off by about tol^2 over the gap to the next one, at most by tol.
-    max_matvecs : products at most; if they do not suffice, a warning and converged=False.
+    max_matvecs : products of "lanczos" at most; if they do not suffice, a warning and converged=False.
     v0          : (P,) where to start, such as the vector found a few steps of training ago; some noise is mixed in.
     method      : "exact" computes all entries, and `eigh` decides; "lanczos"; "auto" is exact up to P = 256, for a
                   matrix with entries, and where k is more than P / 4.
