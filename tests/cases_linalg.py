@@ -255,8 +255,8 @@ def _torch_norm(torch: Any, x: Any, axis: Any = None, keepdims: bool = False, **
 
 
 def norms(make: Any, *orders: Any, **settings: Any) -> list[Sample]:
-    """Return a sample for each order of a norm; 0 has no derivative."""
-    return [s(make, ord=o, orders=0 if o == 0 else None, **settings) for o in orders]
+    """Return a sample for each order of a norm."""
+    return [s(make, ord=o, **settings) for o in orders]
 
 
 INF = float("inf")
@@ -274,8 +274,9 @@ MATRICES = [
                   Error(lambda f: f(A, np.ones(2)), LinAlgError, r"solve: needs square matrices"),
                   Error(lambda f: f(np.ones((2, 2)), np.ones(2)), LinAlgError, r"solve: Singular")]),
     Entry("matrix_power", lapack("matrix_power"),
-          [s(regular(*shape), n=n, orders=None if n else 0) for shape, n in POWERS],
-          torch=in_torch(lambda torch, x, n: torch.linalg.matrix_power(x, n)), finite=[at(np.zeros((2, 2)), n=3)],
+          [s(regular(*shape), n=n) for shape, n in POWERS],
+          torch=in_torch(lambda torch, x, n: torch.linalg.matrix_power(x, n)),
+          finite=[at(np.zeros((2, 2)), n=n) for n in (0, 3)],
           errors=[Error(lambda f: f(A, 2), LinAlgError, r"matrix_power: .*\(2, 3\)"),
                   Error(lambda f: f(np.eye(2), 0.5), TypeError, r"matrix_power: .*0\.5")]),
     Entry("pinv", lapack("pinv"), ANY_SHAPE, torch="linalg.pinv", errors=NO_MATRIX, finite=[at(np.zeros((2, 3)))]),
@@ -297,7 +298,7 @@ MATRICES = [
     Entry("qr", lapack("qr"), [*ANY_SHAPE, s(regular(3, 2), mode="r"), s(regular(2, 3), mode="r")], call=_qr,
           errors=[*NO_MATRIX, Error(lambda f: f(A, mode="complete"), ValueError, r"qr: .*'complete'")]),
     Entry("norm", lapack("norm"), [
-        *norms(normal(4), None, 2, 1, INF, -INF, 0), *norms(off_zero(4), 3, 2.5, 0.5), *norms(positive(4), -1, -2),
+        *norms(off_zero(4), None, 2, 1, INF, -INF, 0), *norms(off_zero(4), 3, 2.5, 0.5), *norms(positive(4), -1, -2),
         *norms(normal(2, 3, 2), None, 2, 1, INF, 3, axis=1),
         *norms(regular(3, 4), None, "fro", "nuc", 1, -1, 2, -2, INF, -INF),
         *norms(normal(2, 3, 2), "fro", "nuc", 1, 2, -INF, axis=(0, -1)),
@@ -305,7 +306,7 @@ MATRICES = [
         *(s(normal(*shape)) for shape in ((2, 3, 2), (), (0, 3))), s(normal(2, 3, 2), keepdims=True),
         s(normal(2, 3), ord=1, axis=0, keepdims=True), s(normal(0, 3), axis=1),
     ], torch=in_torch(_torch_norm),
-          finite=[*(at(POINTS, ord=o, axis=1) for o in (None, 1, 3, 1.5, 0.5, INF, -INF)),
+          finite=[*(at(POINTS, ord=o, axis=1) for o in (None, 1, 3, 1.5, 0.5, 0, INF, -INF)),
                   *(at(np.zeros((2, 3)), ord=o) for o in ("fro", "nuc", 2, 1, INF))],
           errors=[*axis_errors(), Error(lambda f: f(np.ones(3), "fro"), ValueError, r"norm: .*vector.*'fro'"),
                   Error(lambda f: f(A, 3), ValueError, r"norm: .*matrix.*3"),

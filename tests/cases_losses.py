@@ -245,6 +245,7 @@ def distance(a: Any, b: Any, p: float = 2.0, eps: float = 1e-6, keepdims: bool =
 
 
 def cosine(a: Any, b: Any, axis: int = 1, eps: float = 1e-8) -> Any:
+    a, b = np.broadcast_arrays(a, b)
     lengths = [np.maximum(np.sqrt((x * x).sum(axis=axis)), eps) for x in (a, b)]
     return (a * b).sum(axis=axis) / (lengths[0] * lengths[1])
 

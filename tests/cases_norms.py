@@ -40,6 +40,8 @@ VECTORS = [
             s(normal(4, 3), normal(4, 3), axis=0),
             s(normal(2, 3, 2), normal(1, 3, 2)),
             s(normal(3), normal(3), axis=0),
+            s(normal(3), normal(2, 3), axis=0),
+            s(normal(2, 1), normal(2, 3)),
         ],
         torch=with_dim("cosine_similarity"),
         finite=[at([[1e4, -1e4]], [[1e4, 1e4]])],

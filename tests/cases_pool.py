@@ -1,4 +1,4 @@
-"""Entries of minidl/ops/pool.py, and naive loops that say what each is."""
+"""Entries of minidl/ops/pool.py and resample.py, and naive loops that say what each is."""
 
 from __future__ import annotations
 

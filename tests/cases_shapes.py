@@ -190,6 +190,18 @@ SHAPES = [
             Error(lambda f: f([A, A], dim=0), TypeError, r"axis="),
         ],
     ),
+    Entry(
+        "unstack",
+        lambda x, axis=0: tuple(np.moveaxis(x, axis, 0)),
+        [s(normal(3, 2)), s(normal(2, 3), axis=1), s(normal(2, 3, 2), axis=-2), s(normal(4)), s(normal(2, 0))],
+        numpy=getattr(np, "unstack", None),  # new in NumPy 2.1
+        torch="unbind",
+        errors=[
+            Error(lambda f: f(np.ones(())), ValueError, r"unstack: .*one axis"),
+            Error(lambda f: f(A, axis=2), np.exceptions.AxisError, r"unstack.*2"),
+            Error(lambda f: f(A, dim=0), TypeError, r"axis="),
+        ],
+    ),
 ]
 
 

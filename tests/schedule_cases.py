@@ -26,6 +26,11 @@ def half_turn(x):
     return ((1 + cmath.exp(1j * math.pi * min(x, 1))) / 2).real
 
 
+def turned(x, end):
+    """The same for a point that goes on to `end` half circles."""
+    return ((1 + cmath.exp(1j * math.pi * min(x, end))) / 2).real
+
+
 def repeated(start, factor, times):
     value = start
     for _ in range(times):
@@ -62,6 +67,14 @@ def one_cycle(t, points, values, kind):
     raise AssertionError(t)
 
 
+def chebyshev(t, low, high, order):
+    """One over a root of the Chebyshev polynomial of the interval, as the eigenvalue of a matrix."""
+    n = len(order)
+    beside = np.array([math.sqrt(2), *[1] * (n - 2)]) / 2  # the Jacobi matrix
+    roots = np.linalg.eigvalsh(np.diag(beside, 1) + np.diag(beside, -1))
+    return 1 / ((high + low) / 2 + (high - low) / 2 * roots[order[t % n] - 1])
+
+
 def decay_of_function(t):
     return 1.0 / (1 + t) ** 2
 
@@ -76,6 +89,7 @@ def warm(kind, start, x):
         "constant": start,
         "exponential": math.exp((1 - x) * math.log(start)) if start else None,
         "cosine": start + (1 - start) * math.sin(math.pi * x / 2) ** 2,
+        "1-sqrt": 1 - (1 - start) * (1 - x) ** 0.5,
     }[kind]
 
 
@@ -122,6 +136,8 @@ CASES = [
     ),
     Case(s.Cosine(0.8, 10, 0.2), lambda t: 0.2 + 0.6 * half_turn(t / 10)),
     Case(s.Cosine(0.8, 13, 0.2, 2.0), lambda t: 0.2 + 0.6 * half_turn(t / 13) ** 2),
+    Case(s.Cosine(0.8, 10, 0.2, waves=1.5), lambda t: 0.2 + 0.6 * turned(3 * t / 10, 3)),
+    Case(s.Cosine(0.8, 10, 0.2, 2.0, waves=0.75), lambda t: 0.2 + 0.6 * turned(1.5 * t / 10, 1.5) ** 2),
     Case(s.InverseTime(0.8), lambda t: 0.8 / (t + 1)),
     Case(s.InverseTime(0.8, power=0.5), lambda t: 0.8 / math.sqrt(t + 1)),
     Case(s.InverseTime(0.8, 4, 0.5, staircase=True), lambda t: keras_inverse_time(t, 0.8, 4, 0.5)),
@@ -170,6 +186,8 @@ CASES = [
         s.OneCycle.momentum(30, pct_start=0.2, three_phase=True),
         lambda t: one_cycle(t, [0, 5, 10, 29], [0.95, 0.85, 0.95, 0.95], "cos"),
     ),
+    Case(s.Chebyshev(0.5, 4.0, 8), lambda t: chebyshev(t, 0.5, 4.0, (1, 8, 4, 5, 2, 7, 3, 6))),
+    Case(s.Chebyshev(0.5, 4.0, 1), lambda t: 1 / 2.25),
     Case(s.PiecewiseConstant((3, 9), (0.8, 0.4, 0.5)), lambda t: [0.8, 0.4, 0.5][sum(t >= b for b in (3, 9))]),
     Case(
         s.PiecewiseInterpolate((2, 8, 20), (0.8, 0.4, 0.5)),
@@ -185,13 +203,14 @@ CASES = [
             s.Warmup(LINE, 6, kind, 0.1, zero_first),
             lambda t, kind=kind, first=1 - zero_first: 0.8 * warm(kind, 0.1, (t + first) / 6) if t < 6 else line(t - 6),
         )
-        for kind in ("linear", "constant", "exponential", "cosine")
+        for kind in ("linear", "constant", "exponential", "cosine", "1-sqrt")
         for zero_first in (False, True)
     ],
     Case(s.Warmup(LINE, 6, delay=False), lambda t: line(t) * min((t + 1) / 6, 1)),
     Case(s.Warmup(LINE, 0), line),
     Case(s.Join((s.Constant(0.3), LINE, s.Exponential(0.5, 0.9)), (5, 12)), joined),
     Case(s.Product((LINE, s.Exponential(0.5, 0.9))), lambda t: line(t) * repeated(0.5, 0.9, t)),
+    Case(s.Sum((LINE, s.Exponential(0.5, 0.9))), lambda t: line(t) + repeated(0.5, 0.9, t)),
     Case(s.Scaled(LINE, 0.5), lambda t: line(t) / 2),
     Case(s.Shifted(LINE, 4), lambda t: line(max(t - 4, 0))),
     Case(s.Shifted(LINE, -4), lambda t: line(t + 4)),

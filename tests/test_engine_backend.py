@@ -131,6 +131,36 @@ def test_an_index_list_is_sent_to_the_gpu_and_an_array_must_be_there(fake_cuda):
         x[1:], x[-1], x[..., None]
 
 
+@pytest.mark.parametrize(
+    ("shape", "ids"),
+    [
+        ((5, 3), [0, 4, 0, -1, -5]),
+        ((5, 3), [[1, 1], [2, 1]]),
+        ((4, 2, 3), [3, 0, 3]),
+        ((4,), [1, 1]),
+        ((4, 3), []),
+        ((4, 0), [1, 1]),
+        ((300, 2), np.array([255, 255, 7], np.uint8)),
+    ],
+)
+def test_rows_are_scattered_as_numpys_add_at_does(shape, ids, rng):
+    ids = np.asarray(ids, None if len(ids) else np.int64)
+    values = rng.standard_normal((*ids.shape, *shape[1:]))
+    expected, found = np.ones(shape), np.ones(shape)
+    np.add.at(expected, ids, values)
+    backend.scatter_add(np, found, (ids,), values)
+    np.testing.assert_array_equal(found, expected)
+    backend.scatter_add(np, found, (ids,), np.float64(2.0) * np.ones(shape[-1:] if len(shape) > 1 else ()))
+    np.add.at(expected, ids, 2.0)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("wrong", [5, -6])
+def test_a_row_out_of_range_is_an_error_when_scattered(wrong):
+    with pytest.raises(IndexError, match="out of bounds"):
+        backend.scatter_add(np, np.zeros((5, 3)), (np.array([0, wrong]),), np.ones((2, 3)))
+
+
 def test_subclasses_of_numpy_arrays_become_plain_arrays():
     matrix = np.ones((2, 2)).view(type("Sub", (np.ndarray,), {}))
     assert type(md.tensor(matrix).array) is np.ndarray

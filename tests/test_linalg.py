@@ -354,6 +354,18 @@ def test_the_derivative_of_eigenvectors_that_do_not_exist_is_no_number():
         assert not np.isfinite(gradient(loss, x).numpy()).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+@pytest.mark.parametrize("f", [la.eigvalsh, la.svdvals])
+def test_second_derivatives_where_eigenvalues_repeat_are_no_number_rather_than_a_wrong_one(f):
+    """That of sum w^2 = sum A_ij^2 is 2 I; with 0 for 0 / 0 it would be 0 for the elements A_ij, i != j."""
+    hessian = md.func.hessian(lambda x: (f(x) ** 2).sum())
+    assert np.isnan(hessian(np.eye(2))).any()
+    a = np.diag([1.0, 2.0])
+    halves = np.diag([2.0, 1.0, 1.0, 2.0]) + np.fliplr(np.diag([0.0, 1.0, 1.0, 0.0]))  # A_01 and A_10 are one
+    expected = halves if f is la.eigvalsh else 2 * np.eye(4)
+    np.testing.assert_allclose(hessian(a).reshape(4, 4), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("function", [la.cholesky, la.eigvalsh, lambda x: la.eigh(x).eigenvalues])
 def test_the_gradient_of_a_symmetric_matrix_is_symmetric_and_half_of_it_is_read(function, rng):
     a = rng.standard_normal((3, 3))
@@ -414,7 +426,7 @@ def test_noise_in_float32_does_not_count_as_rank():
 # ---- norms ----
 
 
-@pytest.mark.parametrize("ord", [None, 1, 2, 3, 1.5, 0.5, np.inf, -np.inf, -1])
+@pytest.mark.parametrize("ord", [None, 0, 1, 2, 3, 1.5, 0.5, np.inf, -np.inf, -1])
 def test_the_derivatives_of_the_norm_of_nothing_are_nothing(ord):
     x = leaf(np.zeros(3))
     y = la.norm(x, ord)
@@ -434,6 +446,15 @@ def test_one_row_of_zeros_does_not_disturb_the_others():
 def test_the_gradient_of_a_matrix_norm_at_zero_is_zero(ord):
     x = leaf(np.zeros((3, 2)))
     assert not gradient(la.norm(x, ord), x).numpy().any()
+
+
+@pytest.mark.parametrize("f", [lambda x: la.norm(x[0], 0), lambda x: la.matrix_power(x, 0).sum()])
+def test_what_is_constant_where_it_has_a_derivative_has_the_derivative_zero(f):
+    x = leaf([[3.0, 0.0], [np.nan, -np.inf]])
+    y = f(x)
+    assert y.requires_grad
+    np.testing.assert_array_equal(gradient(y, x).numpy(), np.zeros((2, 2)))
+    np.testing.assert_array_equal(md.func.hessian(f)(x), np.zeros((2, 2, 2, 2)))
 
 
 def test_singular_values_that_tie_share_the_gradient():

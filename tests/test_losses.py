@@ -133,10 +133,55 @@ def test_the_slope_of_binary_cross_entropy_with_logits_is_the_error():
     np.testing.assert_allclose(x.grad.numpy(), [0.0, 1 / (1 + math.e) - 1, 0.0, 1.0], rtol=1e-6)
 
 
-def test_certainty_that_is_wrong_costs_100_and_has_a_finite_slope():
+def bce_by_derivatives(p, t):
+    """Return the loss of probabilities p elementwise, its first and second derivative by p, and d2 / dp dt."""
+    p, t = (md.tensor(a, requires_grad=True) for a in (p, t))
+    loss = md.binary_cross_entropy(p, t, "none")
+    (first,) = md.autograd.grad(loss.sum(), p, create_graph=True)
+    second, mixed = md.autograd.grad(first.sum(), [p, t])
+    return [a.detach().numpy() for a in (loss, first, second, mixed)]
+
+
+# Wrong certainties, half wrong ones, and probabilities inside.
+UNSURE = [0.0, 0.0, 1.0, 1.0, 0.3, 0.7, 1e-3, 1 - 1e-3], [1.0, 0.25, 0.0, 0.25, 0.4, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_binary_cross_entropy_has_pytorchs_derivatives_where_they_do_not_exist_and_inside(dtype):
+    torch = pytest.importorskip("torch")
+    p, t = (np.array(a, dtype) for a in UNSURE)
+    found = bce_by_derivatives(p, t)
+    p, t = (torch.tensor(a, requires_grad=True) for a in (p, t))
+    loss = torch.nn.functional.binary_cross_entropy(p, t, reduction="none")
+    (first,) = torch.autograd.grad(loss.sum(), p, create_graph=True)
+    second, mixed = torch.autograd.grad(first.sum(), [p, t])
+    for mine, theirs in zip(found, (loss, first, second, mixed), strict=True):  # theirs adds 1e-12 to p here and there
+        np.testing.assert_allclose(mine, theirs.detach().numpy(), rtol=1e-8 if dtype == "float64" else 1e-5)
+
+
+def test_certainty_that_is_right_has_the_derivatives_of_the_loss():
+    """-log(1 - p) at p = 0 has the derivatives 1 and 1: PyTorch's formula gives 0 and 0."""
+    found = bce_by_derivatives(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    np.testing.assert_array_equal(found[:3], [[0.0, 0.0], [1.0, -1.0], [1.0, 1.0]])
+
+
+def test_certainty_that_is_wrong_costs_100_and_has_a_definite_slope():
     value, slope = gradient(lambda p: md.binary_cross_entropy(p, md.tensor([1.0, 0.0])), np.array([0.0, 1.0], "f4"))
     assert value == 100.0
-    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope, [-5e11, 5e11], rtol=1e-6)
+
+
+def test_no_logarithm_of_a_probability_is_less_than_100():
+    assert md.binary_cross_entropy(np.array([1e-50]), np.array([1.0])) == 100.0
+
+
+def test_the_loss_of_a_tiny_probability_keeps_its_digits():
+    assert md.binary_cross_entropy(np.array([1e-20]), np.array([0.0])) == pytest.approx(1e-20, rel=1e-15)
+
+
+def test_the_slope_of_binary_cross_entropy_is_finite_in_half_precision():
+    _, slope = gradient(lambda p: md.binary_cross_entropy(p, md.tensor([1.0, 0.0], dtype="f2")), np.array([0, 1], "f2"))
+    np.testing.assert_array_equal(slope, [-8192.0, 8192.0])
 
 
 def test_probabilities_are_not_looked_at_on_a_gpu(fake_cuda):
@@ -145,6 +190,32 @@ def test_probabilities_are_not_looked_at_on_a_gpu(fake_cuda):
     loss = md.binary_cross_entropy(p, t, "none")
     assert (fake_cuda.stats.waits, fake_cuda.stats.to_host) == (0, 0)
     assert loss.cpu().numpy()[0] == pytest.approx(math.log(2), rel=1e-6)
+
+
+MARGINS = {
+    "hinge_embedding_loss": ([1.0, 2.0], [-1.0, -1.0], {}),
+    "margin_ranking_loss": ([0.0, 3.0], [0.0, 1.0], [1.0, -1.0], {"margin": 0.0}),
+    "triplet_margin_loss": ([[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 2.0]], {"eps": 0.0}),
+    "cosine_embedding_loss": ([[1.0, 0.0]], [[0.0, 1.0]], [-1.0], {}),
+}
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_margin_that_is_just_kept_has_the_slope_of_a_miss(name):
+    torch = pytest.importorskip("torch")
+    *arrays, settings = MARGINS[name]
+    mine, theirs = md.tensor(arrays[0], requires_grad=True), torch.tensor(arrays[0], requires_grad=True)
+    getattr(md, name)(mine, *map(md.tensor, arrays[1:]), **settings).backward()
+    getattr(torch.nn.functional, name)(theirs, *map(torch.tensor, arrays[1:]), **settings).backward()
+    assert mine.grad.numpy().any()
+    np.testing.assert_allclose(mine.grad.numpy(), theirs.grad.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hinge_embedding_loss", "cosine_embedding_loss"])
+def test_classes_0_and_1_are_no_signs(name):
+    inputs = [np.ones(2)] if name.startswith("hinge") else [np.ones((2, 3))] * 2
+    with pytest.raises(ValueError, match=rf"{name}: targets must be 1 or -1, got 0; .*2 t - 1"):
+        getattr(md, name)(*inputs, np.array([1.0, 0.0]))
 
 
 def test_the_divergence_of_a_distribution_from_itself_is_0(rng):

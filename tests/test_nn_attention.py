@@ -218,3 +218,9 @@ def test_a_residual_never_broadcasts():
         nn.Residual(nn.Linear(3, 1))(md.zeros(2, 3))
     with pytest.raises(TypeError, match="Residual: needs a Module, got function"):
         nn.Residual(lambda x: x)
+
+
+def test_a_batch_of_no_samples_is_attended_to():
+    layer, x = nn.MultiheadAttention(4, 2), md.zeros(3, 0, 4)
+    out, weights = layer(x, x, x)
+    assert (out.shape, weights.shape) == ((3, 0, 4), (0, 3, 3))

@@ -64,6 +64,21 @@ def test_transposed_convolution_takes_a_result_back_to_the_shape_of_its_image(se
     assert (there(x) * u).sum().item() == pytest.approx((x * back(u)).sum().item(), rel=1e-10)  # it is the adjoint
 
 
+@pytest.mark.parametrize("height", [10, 11, 12])
+@pytest.mark.parametrize("alone", [False, True])
+def test_transposed_convolution_reaches_every_size_that_is_convolved_to_its_own(height, alone, rng):
+    settings = {"stride": (3, 2), "padding": (1, 0), "dilation": (1, 2)}
+    there, back = nn.Conv2d(2, 3, 3, **settings), nn.ConvTranspose2d(3, 4, 3, **settings, output_padding=1)
+    x = md.zeros(2, height, 12) if alone else md.zeros(5, 2, height, 12)
+    y = there(x)
+    for size in ((height, 12), x.shape, list(x.shape)):
+        out = back(y, output_size=size)
+        assert out.shape == (*x.shape[:-3], 4, height, 12)
+    plain = nn.ConvTranspose2d(3, 4, 3, **settings, output_padding=(height - 10, 1))
+    plain.load_state_dict(back.state_dict())
+    np.testing.assert_array_equal(out.detach().numpy(), plain(y).detach().numpy())
+
+
 @pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"])
 def test_parameters_are_drawn_within_one_over_the_root_of_the_fan_in(kind):
     layer = getattr(nn, kind)(8, 6, 5, groups=2)
@@ -100,6 +115,15 @@ def test_parameters_are_drawn_within_one_over_the_root_of_the_fan_in(kind):
             r"Conv2d\(.*pad: axis 1 has no element",
         ),
         (lambda: nn.ConvTranspose1d(2, 1, 3)(md.zeros(2, 3, 5)), r"ConvTranspose1d\(in_channels=2.*has 3 channels"),
+        (
+            lambda: nn.ConvTranspose2d(2, 1, 3, stride=2)(md.zeros(1, 2, 5, 4), output_size=(11, 11)),
+            r"ConvTranspose2d\(.*output_size must lie between \(11, 9\) and \(12, 10\) for x .*, got \(11, 11",
+        ),
+        (
+            lambda: nn.ConvTranspose1d(2, 1, 3)(md.zeros(1, 2, 5), output_size=(7, 7)),
+            r"ConvTranspose1d\(.*output_size must be an integer of at least 1, got \(7, 7\)",
+        ),
+        (lambda: nn.ConvTranspose1d(2, 1, 3)(md.zeros(2), output_size=7), r"ConvTranspose1d\(.*got \(2,\)"),
         (lambda: nn.MaxPool2d(0), "MaxPool2d: kernel_size must be an integer of at least 1, or 2 of them, got 0"),
         (lambda: nn.MaxPool2d(2, padding=2)(md.zeros(1, 4, 4)), r"MaxPool2d\(.*padding must be at most half"),
         (lambda: nn.AvgPool2d(5)(md.zeros(1, 4, 4)), r"AvgPool2d\(kernel_size=\(5, 5\).*greater than the padded input"),

@@ -10,6 +10,7 @@ import pytest
 import minidl as md
 from minidl import nn
 from minidl.engine.backend import to_numpy
+from minidl.nn import norm
 from minidl.nn.norm import _BatchNorm
 
 
@@ -18,6 +19,24 @@ def statistics(layer):
 
 
 # ---- values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_without_weight_and_bias_makes_its_constants_once(training, monkeypatch):
+    layer, plain = (nn.BatchNorm1d(3, affine=affine).double().train(training) for affine in (False, True))
+    full, made = norm._full, []
+    monkeypatch.setattr(norm, "_full", lambda *args: made.append(args) or full(*args))
+    xs = md.randn(6, 3, dtype="float64"), md.randn(4, 3, dtype="float64")
+    for x in (*xs, *xs):
+        np.testing.assert_array_equal(layer(x).numpy(), plain(x).detach().numpy())
+    assert len(made) == 2
+    assert list(layer.state_dict()) == ["running_mean", "running_var", "num_batches_tracked"]
+
+
+def test_a_layer_without_any_state_takes_every_float():
+    layer = nn.BatchNorm1d(2, affine=False, track_running_stats=False)
+    for dtype in ("float32", "float64", "float32"):
+        assert layer(md.tensor([[1.0, 2.0], [3.0, 5.0]], dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5)])

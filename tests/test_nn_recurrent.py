@@ -7,6 +7,7 @@ import pytest
 
 import minidl as md
 from minidl import nn
+from minidl.nn.lstm import lstm as fused
 
 
 def sigmoid(z):
@@ -39,6 +40,36 @@ def by_hand(layer, step, x, state, suffix="_l0"):
         state = step(a, b, state)
         hs.append(state[0])
     return np.stack(hs), state
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_fused_memory_is_its_steps_to_the_third_derivative(reverse, rng):
+    def steps(x, h, c, w):
+        hs, cs = [], []
+        for x_t in list(x)[:: -1 if reverse else 1]:
+            i, f, g, o = md.split(x_t + h @ w.T, 4, axis=-1)
+            c = md.sigmoid(f) * c + md.sigmoid(i) * md.tanh(g)
+            h = md.sigmoid(o) * md.tanh(c)
+            hs.append(h)
+            cs.append(c)
+        return md.stack(hs[:: -1 if reverse else 1]), md.stack(cs[:: -1 if reverse else 1])
+
+    arrays = [rng.standard_normal(shape) for shape in ((3, 2, 8), (2, 2), (2, 2), (8, 2))]
+    directions = [rng.standard_normal((3, 2, 2)) for _ in range(2)]
+    both = []
+    for f in (steps, lambda *xs: fused(*xs, reverse=reverse)):
+        xs = [md.tensor(a, requires_grad=True) for a in arrays]
+        ys = f(*xs)
+        found = [[y.detach().numpy() for y in ys]]
+        current, us = ys, [md.tensor(d) for d in directions]
+        for _ in range(3):
+            current = md.autograd.grad(current, xs, us, create_graph=True)
+            us = [md.tensor(np.cos(np.arange(g.size)).reshape(g.shape)) for g in current]
+            found.append([g.detach().numpy() for g in current])
+        both.append(found)
+    for one, two in zip(*both, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 KINDS = pytest.mark.parametrize(
@@ -173,3 +204,10 @@ def test_a_long_sequence_can_be_trained():
     out, _ = layer(x)
     out.sum().backward()
     assert all(np.isfinite(p.grad.numpy()).all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_state_of_another_dtype_is_refused(kind):
+    layer, states = getattr(nn, kind)(2, 3), [md.zeros(1, 4, 3, dtype="float64")] * 2
+    with pytest.raises(TypeError, match="float32.*float64|float64.*float32"):
+        layer(md.zeros(5, 4, 2), tuple(states) if kind == "LSTM" else states[0])

@@ -321,6 +321,45 @@ def test_an_optimizer_made_before_goes_on_after_a_move(fake_cuda):
         np.testing.assert_allclose(to_numpy(p.array), q.data, rtol=1e-5, atol=1e-6)
 
 
+def normed_state(**more):
+    """Return a layer with weight normalization, and a state for it under the names of parametrizations."""
+    layer = nn.utils.weight_norm(nn.Linear(2, 1))
+    state = {"bias": np.ones(1, "f4"), "parametrizations.weight.original1": np.full((1, 2), 2.0, "f4")} | more
+    return layer, state
+
+
+def test_a_computed_weight_loads_under_the_names_of_parametrizations():
+    layer, state = normed_state(**{"parametrizations.weight.original0": np.full((1, 1), 3.0, "f4")})
+    layer.load_state_dict(state)
+    assert (layer.weight_g.tolist(), layer.weight_v.tolist()) == ([[3.0]], [[2.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "missing weight_g"),
+        ({"parametrizations.weight.original0": np.ones((2, 1), "f4")}, r"original0 has shape \(2, 1\) and must have"),
+        ({"parametrizations.weight.original": np.ones((1, 2), "f4")}, r"unexpected parametrizations\.weight\.original"),
+        ({"parametrizations.weight.0._u": np.ones(1, "f4")}, r"unexpected parametrizations\.weight\.0\._u"),
+        ({"parametrizations.bias.original0": np.ones((1, 1), "f4")}, r"unexpected parametrizations\.bias\.original0"),
+        ({"parametrizations.weight.other": np.ones((1, 1), "f4")}, r"unexpected parametrizations\.weight\.other"),
+        ({"weight_v": np.zeros((1, 2), "f4")}, r"weight_v and parametrizations\.weight\.original1 are one parameter"),
+        ({"parametrizations.weight.original0": 1.0}, r"original0 must be a Tensor or an array, got float"),
+    ],
+)
+def test_names_of_parametrizations_are_checked_like_others(more, message):
+    layer, state = normed_state(**more)
+    before = layer.weight_v.tolist()
+    with pytest.raises(ValueError, match=message):
+        layer.load_state_dict(state)
+    assert layer.weight_v.tolist() == before
+
+
+def test_names_of_parametrizations_are_unexpected_where_nothing_is_computed():
+    found = nn.Linear(2, 1).load_state_dict({"parametrizations.weight.original": np.ones((1, 2), "f4")}, strict=False)
+    assert found == (["weight", "bias"], ["parametrizations.weight.original"])
+
+
 def test_a_safetensors_file_carries_a_model(tmp_path):
     source, target = network(), network()
     source(md.randn(5, 4))

@@ -266,6 +266,16 @@ def test_a_training_run_with_batch_norm_and_adam_agrees():
         np.testing.assert_allclose(ours.state_dict()[name].numpy(), t.numpy(), rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.parametrize("size", [9, (8,), [7], (2, 4, 9)])
+def test_transposed_convolution_to_a_size_agrees(size, tmp_path):
+    ours, theirs = nn.ConvTranspose1d(4, 6, 3, 3, 1).double(), torch.nn.ConvTranspose1d(4, 6, 3, 3, 1).double()
+    exchange(ours, theirs, tmp_path)
+    x = np.random.default_rng(1).standard_normal((2, 4, 3))
+    mine = ours(md.tensor(x), output_size=size).detach().numpy()
+    their = theirs(torch.tensor(x), output_size=[size] if isinstance(size, int) else list(size)).detach().numpy()
+    np.testing.assert_allclose(mine, their, rtol=1e-12, atol=1e-14)
+
+
 MASKS = {
     "causal": {"attn_mask": np.triu(np.ones((3, 3), bool), 1)},
     "added": {"attn_mask": np.linspace(-1, 1, 9).reshape(3, 3)},
@@ -313,6 +323,27 @@ def test_normed_weights_agree_with_the_state_of_the_other(norm, arguments, kind,
         for k in (0, 1) if wrong else (0, 1, 2):
             for mine, their in zip(one[k], two[k], strict=True):
                 np.testing.assert_allclose(mine.detach().numpy(), their.detach().numpy(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("norm", "arguments"), [("weight_norm", {}), ("weight_norm", {"dim": 1}),
+                                                 ("weight_norm", {"dim": None}), ("spectral_norm", {})])  # fmt: skip
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d", "ConvTranspose2d"])
+def test_normed_weights_load_the_names_of_parametrizations(norm, arguments, kind, tmp_path):
+    files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed", exc_type=ImportError)
+    args, shape = ((3, 4), (5, 3)) if kind == "Linear" else ((3, 4, 2), (2, 3, 5, 4))
+    ours = nn.Sequential(nn.Tanh(), getattr(nn.utils, norm)(getattr(nn, kind)(*args), **arguments)).double()
+    layer = getattr(torch.nn.utils.parametrizations, norm)(getattr(torch.nn, kind)(*args), **arguments)
+    theirs = torch.nn.Sequential(torch.nn.Tanh(), layer).double()
+    files.save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    state = md.load(tmp_path / "theirs.safetensors")
+    assert all(name == "1.bias" or "parametrizations" in name for name in state)
+    assert ours.load_state_dict(state) == ([], [])
+    x = np.random.default_rng(1).standard_normal(shape)
+    ours.eval()
+    theirs.eval()
+    np.testing.assert_allclose(
+        ours(md.tensor(x)).detach().numpy(), theirs(torch.tensor(x)).detach().numpy(), rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, np.inf])

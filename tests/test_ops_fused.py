@@ -7,6 +7,7 @@ import pytest
 
 import minidl as md
 from minidl import ops
+from minidl.ops import normalization
 
 AXES = {"softmax": (0, 1, -1), "log_softmax": (0, 1, -1), "logsumexp": (0, 1, (0, 1), None)}
 
@@ -64,6 +65,25 @@ def batch_norm_train(x, weight, bias, eps):
     return y, mean, var
 
 
+def standardize(x, centre):
+    """Return r (x - mean) and r over the last axis, from their definitions."""
+    n = x.shape[-1]
+    y = x - md.sum(x, axis=-1, keepdims=True) / n if centre else x
+    rate = 1 / md.sqrt(md.sum(y * y, axis=-1, keepdims=True) / n + 1e-3)
+    return y * rate, rate
+
+
+def group_norm(x, weight, bias):
+    """Two groups of channels of x (n, c, ...)."""
+    spread = (-1,) + (1,) * (x.ndim - 2)
+    y = standardize(x.reshape(x.shape[0], 2, -1), True)[0].reshape(x.shape)
+    return y * weight.reshape(spread) + bias.reshape(spread)
+
+
+def gelu(x):
+    return x * (1 + md.erf(x * 0.5**0.5)) / 2
+
+
 TARGET = np.array([2, 0, 1, 1])
 TWINS = [
     *[
@@ -98,6 +118,53 @@ TWINS = [
         )
         for s in ((4, 3), (2, 3, 4))
     ],
+    *[
+        (
+            f"standardize-{c}-{s}",
+            lambda x, c=c: normalization._standard(x, eps=1e-3, centre=c),
+            lambda x, c=c: standardize(x, c),
+            [s],
+        )
+        for c in (True, False)
+        for s in ((4, 3), (2, 3, 4))
+    ],
+    (
+        "layer_norm",
+        lambda x, w, b: md.layer_norm(x, (3, 2), w, b, 1e-3),
+        lambda x, w, b: standardize(x.reshape(4, 6), True)[0].reshape(x.shape) * w + b,
+        [(4, 3, 2), (3, 2), (3, 2)],
+    ),
+    (
+        "layer_norm of a matrix",
+        lambda x, w, b: md.layer_norm(x, 3, w, b, 1e-3),
+        lambda x, w, b: standardize(x, True)[0] * w + b,
+        [(4, 3), (3,), (3,)],
+    ),
+    (
+        "rms_norm",
+        lambda x, w: md.rms_norm(x, 3, w, 1e-3),
+        lambda x, w: standardize(x, False)[0] * w,
+        [(4, 3), (3,)],
+    ),
+    *[
+        (
+            f"group_norm-{s}",
+            lambda x, w, b: md.group_norm(x, 2, w, b, 1e-3),
+            group_norm,
+            [s, (4,), (4,)],
+        )
+        for s in ((2, 4), (2, 4, 3), (3, 4, 2, 1))
+    ],
+    *[
+        (
+            f"weight and bias-{y}-{w}",
+            normalization._scale_and_shift,
+            lambda y, w, b: y * w + b,
+            [y, w, w],
+        )
+        for y, w in (((4, 3), (3,)), ((2, 3, 2), (3, 1)), ((2, 3, 2), (2, 1, 2)), ((2, 3), (2, 3)), ((2, 3, 1), (3, 1)))
+    ],
+    ("gelu", md.gelu, gelu, [(4,)]),
 ]
 
 
@@ -153,6 +220,19 @@ def test_saturated_logits_have_the_exact_loss_and_slope():
     assert loss.item() == 1e4
     loss.backward()
     assert x.grad.tolist() == [[0.5, -0.5], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_gradients_of_a_norm_over_many_rows_are_float64_rounded(dtype, rng):
+    arrays = [rng.standard_normal((3000, 16)), rng.uniform(0.5, 2.0, 16), rng.standard_normal(16)]
+    u = rng.standard_normal((3000, 16))
+    found = []
+    for kind in ("float64", dtype):
+        xs = [md.tensor(a.astype(dtype).astype(kind), requires_grad=True) for a in arrays]
+        md.layer_norm(xs[0], 16, *xs[1:]).backward(md.tensor(u.astype(dtype).astype(kind)))
+        found.append([x.grad.numpy().astype(float) for x in xs[:2]])
+    for exact, mine in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, exact, rtol=0, atol=16 * float(np.finfo(dtype).eps) * np.abs(exact).max())
 
 
 def test_the_hessian_of_cross_entropy_is_diag_p_minus_p_p(rng):

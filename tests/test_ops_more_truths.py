@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy import special
 
 import minidl as md
+from minidl.engine.autograd import history
 
 INF, NAN = float("inf"), float("nan")
 STRICT = {"over": "raise", "divide": "raise", "invalid": "raise"}
@@ -60,6 +63,47 @@ def test_the_error_function_is_odd_and_complements_itself():
         ends = leaf([INF, -INF, 1e300, -1e300])
         assert md.erf(ends).tolist() == [1.0, -1.0, 1.0, -1.0]
         assert derivative(md.erfc, ends) == derivative(md.erf, ends, order=2) == [0.0] * 4
+
+
+def normal_tail(a):
+    """P(Z <= -a) for a >= 0: erfc(a / sqrt(2)) / 2, corrected for rounding the argument, which far out shows much."""
+    z = a * math.sqrt(0.5)
+    off = float(Fraction(a) ** 2 / 2 - Fraction(z) ** 2) / (2 * z or 1.0)
+    return 0.5 * math.erfc(z) * (1 - 2 * off / (math.sqrt(math.pi) * float(special.erfcx(z))))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_gelu_is_right_to_the_last_digits_on_both_sides(dtype):
+    x = np.concatenate([np.linspace(-37, 20, 5701), np.linspace(-1, 1, 501), [1e-300, -1e-5]]).astype(dtype)
+    tails = np.array([normal_tail(abs(float(v))) for v in x])
+    expected = x.astype(float) * np.where(x > 0, 1 - tails, tails)
+    normal = np.abs(expected) > np.finfo(dtype).tiny * 100
+    error = np.abs(md.gelu(x)[normal].astype(float) / expected[normal] - 1) / np.finfo(dtype).eps
+    bound = 7.0 if dtype == "float64" else 3.0 + x[normal].astype(float) ** 2 / 4
+    assert np.all(error <= bound), (error / bound).max()
+
+
+def test_gelu_beyond_the_range_of_its_approximation():
+    x = leaf([-1e300, -50.0, -0.0, 50.0, 1e300])
+    with np.errstate(**STRICT):
+        y = md.gelu(x)
+        (first,) = md.autograd.grad(y.sum(), x, create_graph=True)
+        (second,) = md.autograd.grad(first.sum(), x)
+    assert y.tolist() == [0.0, 0.0, 0.0, 50.0, 1e300]
+    assert first.tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+    np.testing.assert_allclose(second.numpy(), [0, 0, math.sqrt(2 / math.pi), 0, 0], rtol=1e-15)
+    assert np.isnan(md.gelu(NAN))
+    assert md.gelu(np.array([-20.0, 20.0], "f4")).tolist() == [0.0, 20.0]
+
+
+@pytest.mark.parametrize("f", [md.erf, md.erfc, md.gelu])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_large_arrays_are_computed_in_blocks_as_small_ones_are_at_once(f, dtype):
+    x = np.linspace(-5, 5, 40006).astype(dtype)
+    whole = np.concatenate([f(part) for part in np.split(x, 2)])
+    np.testing.assert_array_equal(f(x), whole)
+    np.testing.assert_array_equal(f(x.reshape(2, 20003).T), whole.reshape(2, 20003).T)
+    np.testing.assert_array_equal(f(np.repeat(x, 2)[::2]), whole)
 
 
 def test_the_error_function_of_integers_and_numbers():
@@ -437,6 +481,7 @@ MOVES = {
     "moveaxis": lambda x: md.moveaxis(x, 0, -1),
     "swapaxes": lambda x: md.swapaxes(x, 0, -1),
     "split": lambda x: md.concatenate(md.split(x, [1], axis=1)[::-1], axis=1),
+    "unstack": lambda x: md.stack(md.unstack(x, axis=1)[1:], axis=0),
     "tril": lambda x: md.tril(x, 1),
     "triu": lambda x: md.triu(x, 1),
     "diagonal": lambda x: md.diagonal(x, 1),
@@ -469,7 +514,35 @@ def test_the_gradient_of_a_move_is_its_transpose_and_does_not_depend_on_where_it
     np.testing.assert_allclose((u * image).sum(), (grads[0] * v).sum(), rtol=1e-13)
 
 
-VIEWS = ("flip", "moveaxis", "swapaxes", "atleast_3d", "split", "meshgrid")
+CUTS = {
+    "split": lambda x: md.split(x, 50),
+    "split at places": lambda x: md.split(x, [3, 60], axis=1),
+    "unstack": md.unstack,
+    "iteration": list,
+    "the gradient of concatenate": lambda x: recorded_gradients(md.concatenate, [x, x * 2.0, x * 3.0]),
+    "the gradient of stack": lambda x: recorded_gradients(md.stack, [x, x * 2.0, x * 3.0]),
+}
+
+
+def recorded_gradients(join, xs):
+    joined = join(xs)
+    return md.autograd.grad(joined, xs, leaf(np.ones(joined.shape)), create_graph=True)
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+def test_all_parts_of_an_array_are_cut_off_in_one_node(cut):
+    nodes = history([part.node for part in cut(leaf(np.ones((100, 100))))])
+    names = [node.op.name for node in nodes if getattr(node.op, "name", None) in ("getitem", "split", "unstack")]
+    assert names in (["split"], ["unstack"])  # k indices would cost k gradients of the whole
+
+
+def test_parts_that_are_not_used_have_the_gradient_zero():
+    x = leaf(np.arange(6.0))
+    (md.split(x, 3)[1] ** 2).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0, 0, 4, 6, 0, 0])
+
+
+VIEWS = ("flip", "moveaxis", "swapaxes", "atleast_3d", "split", "unstack", "meshgrid")
 COPIES = {name: move for name, move in MOVES.items() if name not in VIEWS} | {
     "roll by 0": lambda x: md.roll(x, 0),
     "roll around": lambda x: md.roll(x, 3, axis=1),

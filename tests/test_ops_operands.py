@@ -368,3 +368,56 @@ def test_numbers_in_give_a_number_out_that_is_still_weak():
     assert type(md.exp(0.0)) is float
     assert md.maximum(1.0, 2) == 2.0
     assert (md.tensor([1.0]) * md.exp(np.float64(0.0))).dtype == np.float32
+
+
+A = np.ones((2, 3))
+WRONG_AXES = {
+    "expand_dims": lambda: md.expand_dims(A, 1.5),
+    "squeeze": lambda: md.squeeze(A, 0.5),
+    "concatenate": lambda: md.concatenate([A, A], axis=1.5),
+    "stack": lambda: md.stack([A, A], axis=1.5),
+    "unstack": lambda: md.unstack(A, axis="x"),
+    "moveaxis": lambda: md.moveaxis(A, 0.5, 1),
+    "swapaxes": lambda: md.swapaxes(A, 0, 1.5),
+    "flip": lambda: md.flip(A, 1.5),
+    "roll": lambda: md.roll(A, 1, axis=1.5),
+    "repeat": lambda: md.repeat(A, 2, axis=1.5),
+    "split": lambda: md.split(A, 1, axis=1.5),
+    "take": lambda: md.take(A, [0], axis=1.5),
+    "sort": lambda: md.sort(A, axis=1.5),
+    "std": lambda: md.std(A, axis=1.5),
+    "diagonal": lambda: md.diagonal(A, 0, 0, 1.5),
+    "diagonal: offset": lambda: md.diagonal(A, 0.5),
+    "diag: k": lambda: md.diag(A, 1.5),
+    "tril: k": lambda: md.tril(A, 0.5),
+    "triu: k": lambda: md.triu(A, 0.5),
+    "glu": lambda: md.glu(A, axis=1.5),
+}
+
+
+@pytest.mark.parametrize("who", WRONG_AXES)
+def test_an_axis_that_is_no_integer_is_named(who):
+    with pytest.raises(TypeError, match=rf"{who}.*\b(0\.5|1\.5|x)\b"):
+        WRONG_AXES[who]()
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: md.one_hot(np.array([0]), 2.5), r"one_hot: num_classes: needs integers, got 2\.5"),
+        (lambda: md.cosine_similarity(A, A[:, :2]), r"cosine_similarity: x1 \(2, 3\) and x2 \(2, 2\) must broadcast"),
+        (lambda: md.std(A, ddof=np.nan), r"std: needs more than ddof=nan elements"),
+        (lambda: md.var(A, ddof=np.nan), r"var: needs more than ddof=nan elements"),
+        (lambda: md.embedding(np.array([-1]), A), r"embedding: .*got -1 at index 0$"),
+        (lambda: md.one_hot(np.array([-1]), 2), r"one_hot: .*got -1 at index 0$"),
+        (lambda: md.cross_entropy(A, np.array([0, -1])), r"cross_entropy: .*got -1 at index 1; ignore_index="),
+    ],
+)
+def test_a_wrong_setting_is_named(call, text):
+    with pytest.raises((TypeError, ValueError, IndexError), match=text):
+        call()
+
+
+def test_integers_beside_floats_are_told_to_become_floats():
+    with pytest.raises(TypeError, match=r"linear: x is int64 and weight is float32; convert one with .*float32"):
+        md.linear(md.tensor([[1, 2]]), md.ones(3, 2))

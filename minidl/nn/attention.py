@@ -8,14 +8,13 @@ from typing import Any
 from ..ops.attention import earlier
 from ..ops.elementwise import where
 from ..ops.linalg import matmul
-from ..ops.rearrange import swapaxes
+from ..ops.rearrange import split, swapaxes
 from ..ops.reduce import mean
 from ..ops.shape import reshape
 from . import functional as F
 from . import init
 from .layers import Linear, new_parameter, size
 from .module import Module
-from .recurrent import parts
 from .settings import Described, number
 
 
@@ -136,18 +135,18 @@ class MultiheadAttention(Described):
     def _projected(self, query: Any, key: Any, value: Any) -> list[Any]:
         """Return the three affine maps of the inputs; of one input, by a single product."""
         if self.in_proj_weight is not None and query is key is value:
-            return list(parts(F.linear(query, self.in_proj_weight, self.in_proj_bias), n=3, axis=-1))
+            return split(F.linear(query, self.in_proj_weight, self.in_proj_bias), 3, axis=-1)
         weights = (
             (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
             if self.in_proj_weight is None
-            else parts(self.in_proj_weight, n=3, axis=0)
+            else split(self.in_proj_weight, 3)
         )
-        biases = [None] * 3 if self.in_proj_bias is None else parts(self.in_proj_bias, n=3, axis=0)
+        biases = [None] * 3 if self.in_proj_bias is None else split(self.in_proj_bias, 3)
         return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
 
     def _heads(self, x: Any) -> Any:
         """Part the features between the heads: (n, l, embed_dim) -> (n, num_heads, l, d)."""
-        return swapaxes(reshape(x, (*x.shape[:2], self.num_heads, -1)), 1, 2)
+        return swapaxes(reshape(x, (*x.shape[:2], self.num_heads, self.embed_dim // self.num_heads)), 1, 2)
 
     def _masked(self, scores: Any, name: str, mask: Any) -> Any:
         """Forbid what a mask marks, or add it to the scores (n, heads, l, s)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..ops.padding import pad
@@ -148,11 +149,29 @@ class _ConvTranspose(_Convolution):
             raise ValueError(f"{who}: output_padding must be less than stride or dilation, got {output_padding}")
         self._make(self.in_channels, self.out_channels // self.groups, bias, device, dtype)
 
-    def forward(self, x: Any) -> Any:
-        """Spread x."""
+    def forward(self, x: Any, output_size: Size | None = None) -> Any:
+        """Spread x; `output_size`, the size of the image or the whole shape, takes the place of output_padding."""
         function = F.conv_transpose2d if self.axes == 2 else F.conv_transpose1d
-        settings = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        extra = self.output_padding if output_size is None else self._extra(tuple(getattr(x, "shape", ())), output_size)
+        settings = (self.stride, self.padding, extra, self.groups, self.dilation)
         return self._call(function, x, self.weight, self.bias, *settings)
+
+    def _extra(self, shape: tuple[int, ...], output_size: Size) -> tuple[int, ...]:
+        """Return the output_padding that gives an image of a size; ValueError if none less than the stride does."""
+        if len(shape) - self.axes not in (1, 2):
+            return self.output_padding  # x itself will be refused
+        whole = isinstance(output_size, Sequence) and len(output_size) == len(shape)
+        given = output_size[-self.axes :] if whole else output_size  # type: ignore[index]
+        wanted = sizes(self._title(), "output_size", given, self.axes)
+        settings = zip(shape[-self.axes :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True)
+        least = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in settings)
+        extra = tuple(a - b for a, b in zip(wanted, least, strict=True))
+        if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
+            most = tuple(a + s - 1 for a, s in zip(least, self.stride, strict=True))
+            raise ValueError(
+                f"{self._title()}: output_size must lie between {least} and {most} for x {shape}, got {output_size}"
+            )
+        return extra
 
 
 class ConvTranspose1d(_ConvTranspose):
@@ -161,8 +180,9 @@ class ConvTranspose1d(_ConvTranspose):
     Shapes: x (n, in_channels, l) or (in_channels, l) -> (n, out_channels, (l - 1) stride - 2 padding + span +
     output_padding); weight (in_channels, out_channels / groups, kernel_size).
 
-    >>> nn.ConvTranspose1d(2, 3, 4, stride=2, padding=1)(zeros(7, 2, 10)).shape
-    (7, 3, 20)
+    >>> layer = nn.ConvTranspose1d(2, 3, 4, stride=2, padding=1)
+    >>> layer(zeros(7, 2, 10)).shape, layer(zeros(7, 2, 10), output_size=21).shape
+    ((7, 3, 20), (7, 3, 21))
     """
 
     axes = 1
@@ -176,6 +196,9 @@ class ConvTranspose2d(_ConvTranspose):
     (kernel_size - 1) + 1 + output_padding, which is less than the stride or the dilation; weight (in_channels,
     out_channels / groups, kh, kw) and bias (out_channels,), both drawn from U(-s, s), s = 1/sqrt(out_channels / groups
     * kh * kw), as in PyTorch (Dumoulin & Visin 2016, arXiv:1603.07285, Sec. 4).
+
+    With stride > 1 several sizes are convolved to one: `layer(x, output_size=(oh, ow))`, or output_size=image.shape,
+    chooses among them in place of output_padding. ValueError for a size that is none of them.
 
     >>> nn.ConvTranspose2d(8, 3, 2, stride=2)(zeros(7, 8, 16, 12)).shape
     (7, 3, 32, 24)

@@ -55,11 +55,10 @@ from ..ops.pool import (
     adaptive_max_pool2d,
     avg_pool1d,
     avg_pool2d,
-    interpolate,
     max_pool1d,
     max_pool2d,
-    pixel_shuffle,
 )
+from ..ops.resample import interpolate, pixel_shuffle
 from ..ops.vectors import cosine_similarity, embedding, normalize, one_hot, pairwise_distance
 
 __all__ = [

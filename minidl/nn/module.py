@@ -62,7 +62,7 @@ class Module:
 
     training: bool = True
     _buffers: Mapping[str, bool] = {}  # name -> persistent; replaced by a dictionary of the instance, never written to
-    _hooks: tuple[dict[Handle, Callable], dict[Handle, Callable]] | None = None  # before and after forward
+    _hooks: tuple[dict[int, Callable], dict[int, Callable]] | None = None  # before and after forward
 
     # ---- the call ------------------------------------------------------------------------------------------------
 

@@ -6,19 +6,14 @@ import math
 from typing import Any
 
 from ..engine.op import Op
-from ..ops.shape import concatenate, stack
+from ..ops.rearrange import split
+from ..ops.shape import concatenate, stack, unstack
 from . import functional as F
 from . import init
 from .layers import dtypes_differ, new_parameter, size
+from .lstm import lstm
 from .settings import Described, number
 
-# One node for all parts: an index for each would fill an array of the whole's size with zeros for each gradient.
-_times = Op(lambda xp, x: tuple(x[t] for t in range(len(x))), joint=lambda gs, outs, x: (stack(gs),), name="times")
-parts = Op(
-    lambda xp, x, *, n, axis: tuple(xp.split(x, n, axis=axis)),
-    joint=lambda gs, outs, x, *, n, axis: (concatenate(gs, axis=axis),),
-    name="parts",
-)
 _zeros = Op(lambda xp, like, *, shape: xp.zeros(shape, like.dtype), name="zeros")
 
 State = tuple[Any, ...]  # (h,), or (h, c) of an LSTM
@@ -98,9 +93,13 @@ class _Recurrent(Described):
         b_ih, b_hh = getattr(self, f"bias_ih{suffix}", None), getattr(self, f"bias_hh{suffix}", None)
         if self.adds_biases and b_ih is not None:
             b_ih, b_hh = b_ih + b_hh, None
-        order = -1 if suffix.endswith("_reverse") else 1
+        return self._scan(F.linear(x, w_ih, b_ih), w_hh, b_hh, state, suffix.endswith("_reverse"))
+
+    def _scan(self, x: Any, w_hh: Any, b_hh: Any, state: State, reverse: bool) -> tuple[Any, State]:
+        """Do the steps, of what comes from x at all times."""
+        order = -1 if reverse else 1
         hs = []
-        for from_x in _times(F.linear(x, w_ih, b_ih))[::order]:  # one product for all times
+        for from_x in unstack(x)[::order]:
             state = self._step(from_x, w_hh, b_hh, *state)
             hs.append(state[0])
         return stack(hs[::order]), state
@@ -194,11 +193,11 @@ class LSTM(_Recurrent):
     gates = 4
     states = 2
 
-    def _step(self, from_x: Any, w_hh: Any, b_hh: Any, *state: Any) -> State:
+    def _scan(self, x: Any, w_hh: Any, b_hh: Any, state: State, reverse: bool) -> tuple[Any, State]:
         h, c = state
-        i, f, g, o = parts(from_x + F.linear(h, w_hh, b_hh), n=4, axis=-1)
-        c = F.sigmoid(f) * c + F.sigmoid(i) * F.tanh(g)
-        return F.sigmoid(o) * F.tanh(c), c
+        hs, cs = lstm(x, h, c, w_hh, reverse)
+        last = 0 if reverse else -1
+        return hs, (hs[last], cs[last])
 
 
 class GRU(_Recurrent):
@@ -219,7 +218,7 @@ class GRU(_Recurrent):
 
     def _step(self, from_x: Any, w_hh: Any, b_hh: Any, *state: Any) -> State:
         h = state[0]
-        r, z, n = parts(from_x, n=3, axis=-1)
-        r_h, z_h, n_h = parts(F.linear(h, w_hh, b_hh), n=3, axis=-1)
+        r, z, n = split(from_x, 3, axis=-1)
+        r_h, z_h, n_h = split(F.linear(h, w_hh, b_hh), 3, axis=-1)
         n = F.tanh(n + F.sigmoid(r + r_h) * n_h)
         return (n + F.sigmoid(z + z_h) * (h - n),)

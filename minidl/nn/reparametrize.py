@@ -63,13 +63,15 @@ def _take(who: str, module: Module, name: str, dim: int | None) -> Parameter:
 def _remove(who: str, kind: type[_Computed], module: Any, name: str, parts: tuple[str, ...]) -> Any:
     """Take the hooks and the parts away and make the computed value a parameter again; return the module."""
     before, after = module._hooks or ({}, {})
-    mine = [handle for handle, hook in before.items() if isinstance(hook, kind) and hook.name == name]
+    mine = [key for key, hook in before.items() if isinstance(hook, kind) and hook.name == name]
     if not mine:
         raise ValueError(f"{who}: {type(module).__name__}.{name} is not computed by it")
     with frozen_statistics():
         value = before[mine[0]].compute(module)
-    for handle in (*mine, *(h for h, hook in after.items() if isinstance(hook, _Detached) and hook.name == name)):
-        handle.remove()
+    for key in mine:
+        del before[key]
+    for key in [key for key, hook in after.items() if isinstance(hook, _Detached) and hook.name == name]:
+        del after[key]
     for part in (name, *parts):
         vars(module).pop(part)
     module._buffers = {k: v for k, v in module._buffers.items() if k not in parts}
@@ -102,8 +104,9 @@ def weight_norm(module: Any, name: str = "weight", dim: int | None = 0) -> Any:
 
     The parameter `name` gives way to two: name_g, the lengths, and name_v. A length is that of the elements with one
     index on axis `dim`, counted from 0, which keeps its place in name_g; dim=None: of all elements. The layer computes
-    what it did. An optimizer must be made anew. ValueError if the module has no such parameter or axis (Salimans &
-    Kingma 2016, arXiv:1602.07868, eq. 2).
+    what it did. An optimizer must be made anew. `load_state_dict` also takes PyTorch's newer names,
+    parametrizations.weight.original0 for weight_g and original1 for weight_v. ValueError if the module has no such
+    parameter or axis (Salimans & Kingma 2016, arXiv:1602.07868, eq. 2).
 
     >>> layer = nn.utils.weight_norm(nn.Linear(2, 3))
     >>> {name: t.shape for name, t in layer.state_dict().items()}
@@ -169,8 +172,9 @@ def spectral_norm(
     The parameter `name` gives way to name_orig; w = name_orig / (u' W v), where the rows of the matrix W are the
     indices on axis `dim` (1 for transposed convolution, else 0), and the buffers name_u and name_v follow its first
     singular vectors by `n_power_iterations` steps of the power method at each call in training mode, none in
-    `frozen_statistics()`. To derivatives they are constants. ValueError if the module has no such parameter (Miyato
-    et al. 2018, arXiv:1802.05957, Alg. 1).
+    `frozen_statistics()`. To derivatives they are constants. `load_state_dict` also takes PyTorch's newer names,
+    parametrizations.weight.original, .0._u and .0._v. ValueError if the module has no such parameter (Miyato et al.
+    2018, arXiv:1802.05957, Alg. 1).
 
     >>> layer = nn.utils.spectral_norm(nn.Linear(2, 3))
     >>> for _ in range(100): _ = layer(ones(1, 2))

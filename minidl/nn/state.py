@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .module import Module
 
 
+# What `torch.nn.utils.parametrizations` calls the parts of `weight_norm` and `spectral_norm` of module.weight, after
+# "parametrizations.weight.", and how the end of their names is here, as it was in `torch.nn.utils`.
+_PARTS = {"original0": "g", "original1": "v", "original": "orig", "0._u": "u", "0._v": "v"}
+
+
 class IncompatibleKeys(NamedTuple):
     """What `load_state_dict` returns: names that the state lacked, and names that the module does not have."""
 
@@ -55,21 +60,30 @@ def load(module: Module, given: Mapping[str, Any], strict: bool) -> Incompatible
         raise TypeError(f"{who}: needs a mapping of names to tensors, got {type(given).__name__}")
     targets = entries(module)
     arrays = {name: x.array if isinstance(x, Tensor) else x for name, x in given.items()}
-    present = {id(targets[name]) for name in arrays if name in targets}
+    found = {name: targets.get(name, targets.get(_part(name))) for name in arrays}
+    places = {name: t for name, t in found.items() if t is not None}
+    present = set(map(id, places.values()))
     missing = [name for name, t in targets.items() if id(t) not in present]
-    unexpected = [name for name in arrays if name not in targets]
+    unexpected = [name for name in arrays if name not in places]
     problems = [f"missing {', '.join(missing)}"] * bool(strict and missing)
     problems += [f"unexpected {', '.join(map(str, unexpected))}"] * bool(strict and unexpected)
     sources: dict[int, tuple[str, Tensor, Array]] = {}
-    for name, x in arrays.items():
-        if name in targets:
-            problem = _mismatch(name, targets[name], x) or _contradiction(name, x, sources.get(id(targets[name])))
-            problems += [problem] if problem else []
-            sources.setdefault(id(targets[name]), (name, targets[name], x))
+    for name, target in places.items():
+        x = arrays[name]
+        problem = _mismatch(name, target, x) or _contradiction(name, x, sources.get(id(target)))
+        problems += [problem] if problem else []
+        sources.setdefault(id(target), (name, target, x))
     if problems:
         raise ValueError(f"{who}: nothing was loaded, the state does not fit: {'; '.join(problems)}")
     _write([(t, x) for _, t, x in sources.values()])
     return IncompatibleKeys(missing, unexpected)
+
+
+def _part(name: Any) -> str:
+    """Return our name of a part of a computed weight that has PyTorch's newer one: weight_g, weight_orig, ..."""
+    before, found, after = str(name).rpartition("parametrizations.")
+    weight, _, part = after.partition(".")
+    return f"{before}{weight}_{_PARTS.get(part)}" if found else ""
 
 
 def _mismatch(name: str, target: Tensor, x: Any) -> str | None:

@@ -28,6 +28,7 @@ from . import (
     products,
     rearrange,
     reduce,
+    resample,
     rounding,
     scan,
     shape,
@@ -49,6 +50,7 @@ from .pool import *
 from .products import *
 from .rearrange import *
 from .reduce import *
+from .resample import *
 from .rounding import *
 from .scan import *
 from .shape import *
@@ -72,6 +74,7 @@ for _name, _op in COMPARISONS.items():
 for _name, _op in UNARY.items():
     setattr(Tensor, f"__{_name}__", _op.call)
 setattr(Tensor, "__getitem__", getitem)  # noqa: B010 (mypy takes an assignment for a mistake)
+setattr(Tensor, "__iter__", lambda self: iter(unstack(self) if len(self) else ()))  # noqa: B010
 setattr(Tensor, "__pos__", lambda self: self)  # noqa: B010
 
 # ---- methods -----------------------------------------------------------------------------------------------------
@@ -142,6 +145,7 @@ __all__ = [
     *products.__all__,
     *rearrange.__all__,
     *reduce.__all__,
+    *resample.__all__,
     *rounding.__all__,
     *scan.__all__,
     *shape.__all__,

@@ -88,7 +88,9 @@ def _eigvalsh_rule(g: Any, out: Any, a: Any, *, UPLO: str = "L") -> Any:
 def eigvalsh(xp: Any, a: Any, *, UPLO: str = "L") -> Any:
     """Compute the eigenvalues of symmetric matrices, ascending: `eigh` without the eigenvectors.
 
-    Second derivatives, which involve the eigenvectors, do not exist where an eigenvalue repeats: inf or NaN.
+    Second derivatives involve the eigenvectors: inf or NaN where an eigenvalue repeats. That is so too for a sum of
+    f(w) over all of them, which has one, (f'(w_i) - f'(w_j)) / (w_i - w_j) in the limit: what arrives here does not
+    tell f'', and 0 in its place would be wrong (2 for the sum of w^2). Write such sums without w, as sum(A * A).
 
     >>> eigvalsh(tensor([[2.0, 1.0], [1.0, 2.0]])).numpy().round(4)
     array([1., 3.], dtype=float32)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.backend import as_array, device_of, is_array, scatter_add, to_device
 from ..engine.node import mode
 from ..engine.op import Op
 from ..engine.tensor import TENSORS
 from .elementwise import add, astype, copy
-from .shape import along, beside, device, numpy_signature, on_array, operand, ravel, reshape
+from .shape import along, beside, device, numpy_signature, on_array, one_axis, operand, ravel, reshape
 
 
 class _Place:
@@ -55,10 +54,19 @@ def _put(xp: Any, g: Any, *arrays: Any, index: tuple, shape: tuple) -> Any:
     return out
 
 
+def _whole_rows(shapes: tuple, *, index: tuple) -> bool:
+    """Tell whether an index without arrays takes all of axis 0, and leaves it the first."""
+    used = [i for i in index if i is not None]
+    if len(shapes) > 1 or not shapes[0] or index[:1] == (None,):
+        return False
+    return not used or used[0] == slice(None) or (used[0] is Ellipsis and len(used) <= len(shapes[0]))
+
+
 _getitem = Op(
     _take,
     joint=lambda g, out, x, *arrays, index: (_scatter(g, *arrays, index=index, shape=x.shape), *([None] * len(arrays))),
     saves="arrays",
+    samplewise=_whole_rows,
     name="getitem",
 )
 
@@ -172,7 +180,7 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
 
 def _row_axis(shape: tuple[int, ...], other: tuple[int, ...], axis: int, who: str) -> int:
     """Return the axis counted from the front; ValueError unless the shapes agree in the other axes."""
-    axis = normalize_axis_index(axis, len(shape), who)
+    axis = one_axis(axis, len(shape), who)
     if len(shape) != len(other) or any(a != b for i, (a, b) in enumerate(zip(shape, other, strict=True)) if i != axis):
         raise ValueError(f"{who}: indices must have x's shape except along axis {axis}, got {other} for {shape}")
     return axis
@@ -191,7 +199,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """
     if axis is None:
         x, axis = ravel(x), 0
-    axis = normalize_axis_index(axis, x.ndim, "take")
+    axis = one_axis(axis, x.ndim, "take")
     host = indices if hasattr(indices, "dtype") else np.asarray(indices, None if np.size(indices) else np.int64)
     if host.dtype.kind not in "iu":
         raise TypeError(f"take: indices must be integers, got {host.dtype}")

@@ -92,6 +92,8 @@ def pinv(xp: Any, a: Any, *, rcond: float | None = None) -> Any:
 def matrix_power(a: Any, n: int) -> Any:
     """Raise square matrices to an integer power by repeated squaring; negative powers are those of the inverse.
 
+    A^0 is the identity, with the derivative 0.
+
     >>> matrix_power(tensor([[1.0, 1.0], [0.0, 1.0]]), 5)
     tensor([[1., 5.],
             [0., 1.]])
@@ -103,7 +105,7 @@ def matrix_power(a: Any, n: int) -> Any:
         raise TypeError(f"matrix_power: n must be an integer, got {n!r}")
     if n < 0:
         a, n = inv(a), -n
-    out = None if n else identity(a)
+    out = None if n else identity(a) * a**0  # a constant that a gradient, which is 0, can reach a from
     while n:
         if n & 1:
             out = a if out is None else out @ a

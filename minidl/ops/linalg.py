@@ -21,8 +21,9 @@ def check_dtypes(who: str, *named: tuple[str, Any]) -> None:
     (first, a), *rest = named
     for name, b in rest:
         if a.dtype != b.dtype:
+            common = a.dtype if a.dtype.kind == "f" else b.dtype
             raise TypeError(
-                f"{who}: {first} is {a.dtype} and {name} is {b.dtype}; convert one with .astype({str(a.dtype)!r})"
+                f"{who}: {first} is {a.dtype} and {name} is {b.dtype}; convert one with .astype({str(common)!r})"
             )
 
 

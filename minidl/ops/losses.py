@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.op import Op
 from .activations import softplus
 from .composed import composed
 from .elementwise import absolute, exp, log, minimum, sqrt, where
@@ -41,6 +42,13 @@ def _values_within(who: str, name: str, x: Any, low: float, high: float) -> None
     if isinstance(array, np.ndarray) and array.size and not (array.min() >= low and array.max() <= high):
         wrong = array[~((array >= low) & (array <= high))]
         raise ValueError(f"{who}: {name} must be in [{low:g}, {high:g}], got {wrong[0]}")
+
+
+def _check_signs(who: str, target: Any) -> None:
+    """Raise ValueError for targets of 0, as classes 0 and 1 have. On a GPU nobody looks, which would wait for it."""
+    array = getattr(target, "array", target)
+    if isinstance(array, np.ndarray) and not array.all():
+        raise ValueError(f"{who}: targets must be 1 or -1, got 0; of classes 0 and 1 make 2 t - 1")
 
 
 def _check_weights(who: str, input: Any, **named: Any) -> None:
@@ -138,18 +146,41 @@ def nll_loss(
     return expected_loss("nll_loss", input, target, reduction, weight, ignore_index, 0.0, axis)
 
 
-def _log(p: Any) -> Any:
-    """log p, and the constant -100 where p is 0."""
-    none = p == 0
-    return where(none, -100.0, log(where(none, 1.0, p)))
+def _log_where(xp: Any, log: Any, x: Any, end: float) -> Any:
+    """log(x), and -100 where it is less, as at `end`, where it would be -inf with NumPy's warning."""
+    none = x == end
+    return xp.where(none, -100.0, xp.maximum(log(xp.where(none, 0.5, x)), -100.0))
+
+
+def _logs_rule(gs: tuple, outs: tuple, p: Any) -> tuple:
+    least = max(1e-12, float(np.finfo(p.dtype).tiny))  # float16 has no 1e12
+    return (gs[0] * _rate(p, least=least) - gs[1] * _rate(1.0 - p, least=least),)
+
+
+_logs = Op(  # log p and log(1 - p)
+    lambda xp, p: (_log_where(xp, xp.log, p, 0.0), _log_where(xp, xp.log1p, -p, -1.0)),
+    joint=_logs_rule,
+    saves="p",
+    name="binary_cross_entropy",
+    samplewise=lambda shapes: len(shapes[0]) > 0,
+)
+
+_rate = Op(  # 1 / p
+    lambda xp, p, *, least: 1.0 / xp.maximum(p, least),
+    lambda g, out, p, *, least: -g * out * out,
+    saves="out",
+    samplewise=True,
+)
 
 
 @composed
 def binary_cross_entropy(input: Any, target: Any, reduction: str = "mean", weight: Any = None) -> Any:
     """Compute -(t log p + (1 - t) log(1 - p)) of probabilities p = input, times weight, which broadcasts.
 
-    log 0 is taken as -100, as in PyTorch, with the derivative 0. Better give the scores of a sigmoid to
-    `binary_cross_entropy_with_logits`, which loses nothing. ValueError for p outside of [0, 1], except on a GPU.
+    As in PyTorch no logarithm is less than -100, and a share p or 1 - p less than 1e-12 counts as 1e-12 in derivatives,
+    which are finite and point the right way at a wrong p of 0 or 1. At a right one, p = t, they are the loss's own,
+    1 and -1 (0 in PyTorch). Better give the scores of a sigmoid to `binary_cross_entropy_with_logits`, which loses
+    nothing. ValueError for p outside of [0, 1], except on a GPU.
 
     >>> binary_cross_entropy(tensor([0.0, 0.0]), tensor([0.0, 1.0]))
     tensor(50.)
@@ -157,7 +188,8 @@ def binary_cross_entropy(input: Any, target: Any, reduction: str = "mean", weigh
     check_alike("binary_cross_entropy", reduction, input=input, target=target)
     _values_within("binary_cross_entropy", "input", input, 0.0, 1.0)
     _check_weights("binary_cross_entropy", input, weight=weight)
-    losses = -(target * _log(input) + (1.0 - target) * _log(1.0 - input))
+    hit, miss = _logs(input)
+    losses = -(target * hit + (1.0 - target) * miss)
     return reduced("binary_cross_entropy", losses if weight is None else losses * weight, reduction)
 
 
@@ -198,17 +230,21 @@ def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = 
 
 
 # ---- margins -----------------------------------------------------------------------------------------------------
+# One that is just kept has the slope of a miss, as in PyTorch: scores that start equal could not part otherwise.
 
 
 @composed
 def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Any:
     """Compute x where the target is 1 and max(0, margin - x) where it is -1, of distances x = input.
 
+    ValueError for a target of 0, except on a GPU.
+
     >>> hinge_embedding_loss(tensor([0.5, 0.75]), tensor([1.0, -1.0]), reduction="none")
     tensor([0.5 , 0.25])
     """
     check_alike("hinge_embedding_loss", reduction, input=input, target=target)
-    return reduced("hinge_embedding_loss", where(target > 0, input, relu(margin - input)), reduction)
+    _check_signs("hinge_embedding_loss", target)
+    return reduced("hinge_embedding_loss", where(target > 0, input, clip(margin - input, 0.0)), reduction)
 
 
 @composed
@@ -219,7 +255,7 @@ def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0
     tensor([2., 0.])
     """
     check_alike("margin_ranking_loss", reduction, input1=input1, input2=input2, target=target)
-    return reduced("margin_ranking_loss", relu(margin - target * (input1 - input2)), reduction)
+    return reduced("margin_ranking_loss", clip(margin - target * (input1 - input2), 0.0), reduction)
 
 
 @composed
@@ -245,7 +281,7 @@ def triplet_margin_loss(
     apart = pairwise_distance(anchor, negative, p, eps)
     if swap:
         apart = minimum(apart, pairwise_distance(positive, negative, p, eps))
-    losses = relu(pairwise_distance(anchor, positive, p, eps) - apart + margin)
+    losses = clip(pairwise_distance(anchor, positive, p, eps) - apart + margin, 0.0)
     return reduced("triplet_margin_loss", losses, reduction)
 
 
@@ -253,7 +289,8 @@ def triplet_margin_loss(
 def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Any:
     """Compute 1 - cos where the target is 1 and max(0, cos - margin) where it is -1, for the angle of two vectors.
 
-    Shapes: input1 and input2 (n, k), target (n,); or (k,) and (). A zero vector has the cosine 0.
+    Shapes: input1 and input2 (n, k), target (n,); or (k,) and (). A zero vector has the cosine 0. ValueError for a
+    target of 0, except on a GPU.
 
     >>> cosine_embedding_loss(tensor([[1.0, 0.0]]), tensor([[0.0, 2.0]]), tensor([1.0]))
     tensor(1.)
@@ -261,10 +298,11 @@ def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float =
     check_alike("cosine_embedding_loss", reduction, input1=input1, input2=input2)
     if target.shape != input1.shape[:-1]:
         raise ValueError(f"cosine_embedding_loss: target must be {input1.shape[:-1]}, got {target.shape}")
+    _check_signs("cosine_embedding_loss", target)
     tiny = 1e-12  # as in PyTorch: it keeps the root away from 0
     squares = (sum(input1 * input1, axis=-1) + tiny) * (sum(input2 * input2, axis=-1) + tiny)
     cosine = sum(input1 * input2, axis=-1) / sqrt(squares)
-    return reduced("cosine_embedding_loss", where(target > 0, 1.0 - cosine, relu(cosine - margin)), reduction)
+    return reduced("cosine_embedding_loss", where(target > 0, 1.0 - cosine, clip(cosine - margin, 0.0)), reduction)
 
 
 @composed

@@ -204,9 +204,9 @@ def check_classes(who: str, xp: Any, target: Any, classes: int, ignored: int | N
             flat = (target if xp is np else target.get()).ravel()
             wrong = ((flat < 0) | (flat >= classes)) & (ignored is None or flat != ignored)
             if wrong.any():
-                at = int(wrong.argmax())
-                got = f"{flat[at]} at index {at}" + "; ignore_index= names a class to leave out" * int(flat[at] < 0)
-                raise IndexError(f"{who}: targets must lie in [0, {classes}), got {got}")
+                at, ignores = int(wrong.argmax()), who in ("cross_entropy", "nll_loss")
+                hint = "; ignore_index= names a class to leave out" * bool(ignores and flat[at] < 0)
+                raise IndexError(f"{who}: targets must lie in [0, {classes}), got {flat[at]} at index {at}{hint}")
 
 
 def _rows(xp: Any, x: Any, axis: int) -> Any:

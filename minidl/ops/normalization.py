@@ -10,44 +10,127 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.backend import HOST
 from ..engine.op import Op
 from .composed import composed
 from .linalg import check_dtypes
 from .reduce import mean
 from .shape import reshape
 
-
-def _standardize(xp: Any, x: Any, *, axes: tuple[int, ...], eps: float, centre: bool = True) -> tuple:
-    n = math.prod(x.shape[i] for i in axes)
-    y = x - x.sum(axis=axes, keepdims=True) / n if centre else x
-    square = y * y
-    rate = 1 / xp.sqrt(square.sum(axis=axes, keepdims=True) / n + eps)
-    return xp.multiply(y, rate, out=square), rate
+_LONG = 2**15  # elements, from which on the sums of BLAS lose more digits than NumPy's
 
 
-def _standardize_rule(
-    gs: tuple, outs: tuple, x: Any, *, axes: tuple[int, ...], eps: float, centre: bool = True
-) -> tuple:
-    """Differentiate y = r (x - mean), r = (mean of (x - mean)^2 + eps)^(-1/2), over n elements: dr/dx = -r^2 y / n.
-
-        dL/dx = r (g - mean(g)) - y (r mean(g y) + g_r r^2 / n)
-
-    without mean(g) if x is not centred. It reads nothing but the results, which are recorded: derivatives of every
-    order follow.
-    """
-    (g, g_rate), (y, rate) = gs, outs
-    n = math.prod(x.shape[i] for i in axes)
-    share = rate * (mean(g * y, axis=axes, keepdims=True) + g_rate * rate / n)
-    return (rate * (g - mean(g, axis=axes, keepdims=True) if centre else g) - y * share,)
+def _inner(xp: Any, x: Any, y: Any) -> Any:
+    if xp in HOST and x.dtype.itemsize > 2 and x.shape[-1] < _LONG:
+        return xp.matmul(x[..., None, :], y[..., :, None])[..., 0]  # BLAS: a quarter of the time
+    return (x * y).sum(axis=-1, keepdims=True)
 
 
-# y and r: what the mean, where it is taken away, and the mean square of y over `axes` are 0 and (nearly) 1.
+# The sum of x y over the last axis, which is kept with length 1.
+inner = Op(
+    _inner,
+    lambda g, out, x, y: g * y,
+    lambda g, out, x, y: g * x,
+    saves="x y",
+    name="inner",
+    samplewise=lambda shapes: len(shapes[0]) > 1,
+)
+
+
+def _standardize(xp: Any, x: Any, *, eps: float, centre: bool = True) -> tuple:
+    n = x.shape[-1]
+    y = x - x.sum(axis=-1, keepdims=True) / n if centre else x
+    rate = 1 / xp.sqrt(_inner(xp, y, y) / n + eps)
+    return (xp.multiply(y, rate, out=y) if centre else y * rate), rate
+
+
+# y = r (x - mean) and r = (mean of (x - mean)^2 + eps)^(-1/2), over the last axis, or without the mean.
 _standard = Op(
     _standardize,
-    joint=_standardize_rule,
+    joint=lambda gs, outs, x, *, eps, centre=True: (_standard_gradient(*gs, *outs, centre=centre),),
     saves="out",
     name="standardize",
-    samplewise=lambda shapes, *, axes, **_: 0 not in axes,
+    samplewise=lambda shapes, **_: len(shapes[0]) > 1,
+)
+
+
+def _fused_gradient(xp: Any, g: Any, g_rate: Any, y: Any, rate: Any, *, centre: bool) -> Any:
+    """Compute dL/dx = r (g - mean(g)) - y r (sum g y + g_r r) / n, since dr/dx = -r^2 y / n; mean(g) only to centre."""
+    n = y.shape[-1]
+    out = y * ((_inner(xp, g, y) + g_rate * rate) / -n)
+    out += g
+    if centre:
+        out -= g.sum(axis=-1, keepdims=True) / n
+    out *= rate
+    return out
+
+
+def _gradient_rule(u: Any, out: Any, g: Any, g_rate: Any, y: Any, rate: Any, *, centre: bool) -> tuple:
+    """Differentiate the gradient, which is linear in g, and in that its own adjoint."""
+    n = y.shape[-1]
+    t, s = inner(u, y), (inner(g, y) + g_rate * rate) / n
+    return (
+        _standard_gradient(u, g_rate * 0.0, y, rate, centre=centre),
+        t * rate * rate / -n,
+        -rate * (u * s + g * (t / n)),
+        inner(u, g - mean(g, axis=-1, keepdims=True) if centre else g) - t * (s + g_rate * rate / n),
+    )
+
+
+_standard_gradient = Op(
+    _fused_gradient,
+    joint=_gradient_rule,
+    saves="g g_rate y rate",
+    name="standardize_gradient",
+    samplewise=lambda shapes, **_: len(shapes[0]) > 1,
+)
+
+
+def _standardized(x: Any, lead: int, groups: tuple[int, ...], eps: float, centre: bool = True) -> Any:
+    """Return x with the elements of each of its groups standardized: `groups` follow the first `lead` axes."""
+    rows = _as(x, (*x.shape[:lead], *groups, math.prod(x.shape[lead:]) // math.prod(groups)))
+    return _as(_standard(rows, eps=float(eps), centre=centre)[0], x.shape)
+
+
+def _as(x: Any, shape: tuple[int, ...]) -> Any:
+    return x if x.shape == shape else reshape(x, shape)
+
+
+def _affine(xp: Any, y: Any, weight: Any, bias: Any) -> Any:
+    out = y * weight
+    out += bias
+    return out
+
+
+# Elementwise, so that samples stay apart: weight and bias broadcast.
+_scale_and_shift = Op(
+    _affine,
+    lambda g, out, y, weight, bias: g * weight,
+    lambda g, out, y, weight, bias: _products(g, y, shape=weight.shape) if weight.ndim < g.ndim else g * y,
+    lambda g, out, y, weight, bias: g,
+    saves="y weight",
+    name="scale_and_shift",
+    samplewise=True,
+)
+
+
+def _summed_products(xp: Any, x: Any, y: Any, *, shape: tuple[int, ...]) -> Any:
+    """Sum x y over the first axes, which `shape` lacks, and over the last ones, where it is 1."""
+    ends = next((i for i, n in enumerate(reversed(shape)) if n != 1), len(shape))
+    c, cells = math.prod(shape), math.prod(x.shape[x.ndim - ends :])
+    if cells == 1:
+        rows = (x * y).reshape(-1, c)
+    else:
+        rows = xp.einsum("ncs,ncs->nc", x.reshape(-1, c, cells), y.reshape(-1, c, cells))
+    return xp.dot(xp.ones(len(rows), x.dtype), rows).reshape(shape)
+
+
+_products = Op(
+    _summed_products,
+    lambda g, out, x, y, *, shape: g * y,
+    lambda g, out, x, y, *, shape: g * x,
+    saves="x y",
+    name="summed_products",
 )
 
 
@@ -59,15 +142,17 @@ def _scaled(who: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], sp
         if array.shape != shape:
             raise ValueError(f"{who}: {name} must be {shape}, got {array.shape}")
         check_dtypes(who, ("x", y), (name, array))
-    y = y if weight is None else y * weight.reshape(spread)
-    return y if bias is None else y + bias.reshape(spread)
+    if weight is not None and bias is not None:
+        return _scale_and_shift(y, _as(weight, spread), _as(bias, spread))
+    y = y if weight is None else y * _as(weight, spread)
+    return y if bias is None else y + _as(bias, spread)
 
 
-def _last_axes(who: str, x: Any, normalized_shape: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _last_axes(who: str, x: Any, normalized_shape: Any) -> tuple[int, ...]:
     shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if not shape or x.shape[-len(shape) :] != shape or 0 in shape:
         raise ValueError(f"{who}: x {x.shape} must end in normalized_shape {shape}, which must not be empty")
-    return shape, tuple(range(x.ndim - len(shape), x.ndim))
+    return shape
 
 
 @composed
@@ -80,8 +165,8 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     >>> layer_norm(tensor([[1.0, 3.0]]), 2, eps=0.0)
     tensor([[-1.,  1.]])
     """
-    shape, axes = _last_axes("layer_norm", x, normalized_shape)
-    return _scaled("layer_norm", _standard(x, axes=axes, eps=float(eps))[0], weight, bias, shape, shape)
+    shape = _last_axes("layer_norm", x, normalized_shape)
+    return _scaled("layer_norm", _standardized(x, x.ndim - len(shape), (), eps), weight, bias, shape, shape)
 
 
 @composed
@@ -94,9 +179,10 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
     >>> rms_norm(tensor([[1.0, 7.0]]), 2, eps=0.0)
     tensor([[0.2, 1.4]])
     """
-    shape, axes = _last_axes("rms_norm", x, normalized_shape)
-    eps = float(np.finfo(x.dtype).eps) if eps is None else float(eps)
-    return _scaled("rms_norm", _standard(x, axes=axes, eps=eps, centre=False)[0], weight, None, shape, shape)
+    shape = _last_axes("rms_norm", x, normalized_shape)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    y = _standardized(x, x.ndim - len(shape), (), eps, centre=False)
+    return _scaled("rms_norm", y, weight, None, shape, shape)
 
 
 @composed
@@ -131,9 +217,7 @@ def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-
 def _by_groups(who: str, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
     if x.ndim < 2 or groups < 1 or x.shape[1] % groups or 0 in x.shape[1:]:
         raise ValueError(f"{who}: x must be (n, c, ...) with c a multiple of {groups}, nothing empty, got {x.shape}")
-    n, c, *cells = x.shape
-    y, _ = _standard(reshape(x, (n, groups, c // groups, *cells)), axes=tuple(range(2, x.ndim + 1)), eps=float(eps))
-    return _scaled(who, reshape(y, x.shape), weight, bias, (c,), (-1,) + (1,) * len(cells))
+    return _scaled(who, _standardized(x, 1, (groups,), eps), weight, bias, x.shape[1:2], (-1,) + (1,) * (x.ndim - 2))
 
 
 # fmt: off

@@ -40,7 +40,7 @@ def _vector_norm(x: Any, ord: Any, axis: tuple[int, ...], keepdims: bool) -> Any
         raise ValueError(f"norm: the order of a vector norm must be a number, got {ord!r}")
     size, none = absolute(x), x == 0
     if ord == 0:
-        return reduce.sum((x != 0).astype(x.dtype), axis=axis, keepdims=keepdims)
+        return reduce.sum(where(none, 0.0, x**0), axis=axis, keepdims=keepdims)  # x^0 is 1 with the derivative 0
     if abs(ord) == math.inf:
         return (reduce.max if ord > 0 else reduce.min)(size, axis=axis, keepdims=keepdims)
     if ord == 1:
@@ -69,9 +69,10 @@ def _matrix_norm(x: Any, ord: Any, axis: tuple[int, ...], keepdims: bool) -> Any
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """Compute the norm of vectors (axis an int) or matrices (a pair of axes); of the whole array without axis.
 
-    Vectors: (sum |x_i|^ord)^(1/ord), by default 2; inf and -inf the largest and smallest |x_i|; 0 counts what is not 0
-    (no derivative). Matrices: "fro" (default) the root of the sum of squares, "nuc", 2, -2 sum, largest and smallest of
-    the singular values; 1 and inf the largest sum of |x| down a column and along a row, -1 and -inf the smallest.
+    Vectors: (sum |x_i|^ord)^(1/ord), by default 2; inf and -inf the largest and smallest |x_i|; 0 counts what is not 0,
+    with the derivative 0. Matrices: "fro" (default) the root of the sum of squares, "nuc", 2, -2 sum, largest and
+    smallest of the singular values; 1 and inf the largest sum of |x| down a column and along a row, -1 and -inf the
+    smallest.
 
     The derivative at 0 is 0: |x| has none there, and NaN would spread. Likewise for x_i or singular values that are 0.
     As in NumPy the squares overflow beyond 1e19 in float32. ValueError for an order that does not fit the axes.

@@ -1,4 +1,4 @@
-"""Pooling and resampling: what makes images smaller, and larger again."""
+"""Pooling: the largest or the average element of windows, which makes images smaller."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from ..engine.op import Op
-from .composed import composed
 from .index import getitem
 from .linalg import matmul, swap
 from .reduce import mean
-from .shape import reshape, transpose
+from .resample import resampling
+from .shape import reshape
 from .sliding import (
     Size,
     Sliding,
@@ -38,8 +38,9 @@ def _largest(xp: Any, x: Any, *, how: Sliding) -> Any:
 def _winners(xp: Any, x: Any, best: Any, how: Sliding) -> Any:
     """Yield for each cell of the window its index in the image, and where it is the first that equals the largest."""
     x, best, taken = padded(xp, x, how, -math.inf), by_channel(xp, best), None
+    best = xp.where(best == best, best, math.inf)  # not less than inf is what is NaN
     for _, _, cells in how.strips():
-        wins = x[cells] == best
+        wins = xp.logical_not(x[cells] < best)
         if taken is None:
             taken = wins
         else:
@@ -136,8 +137,8 @@ def max_pool2d(
     dilation (kernel_size - 1) + 1. The stride is the kernel size by default. Padding, at most half the kernel, never
     wins. With `ceil_mode` windows that reach over the edge count too if they begin before it.
 
-    The first of several equal elements, along rows, gets the whole gradient. ValueError for a kernel greater than the
-    padded image.
+    The first of several equal elements, along rows, gets the whole gradient. A NaN makes the results of its windows
+    NaN, and the first in a window gets the gradient. ValueError for a kernel greater than the padded image.
 
     >>> max_pool2d(tensor([[[1.0, 2.0, 3.0], [6.0, 5.0, 4.0]]]), 2, stride=1)
     tensor([[[6., 5.]]])
@@ -231,21 +232,6 @@ def avg_pool2d(
 # ---- to a given size ---------------------------------------------------------------------------------------------
 
 
-def _matrix(xp: Any, x: Any, *, n: int, m: int, mode: str, step: float = 1.0, corners: bool = False) -> Any:
-    """Return the (m, n) matrix that resamples n cells to m: averages, nearest cells, or linear interpolation."""
-    i, j = xp.arange(m)[:, None], xp.arange(n)
-    if mode == "area":
-        start, stop = i * n // m, -(-(i + 1) * n // m)
-        weights = ((j >= start) & (j < stop)) / (stop - start)
-    elif mode == "nearest":
-        weights = j == xp.minimum(xp.floor(i * step), n - 1)
-    else:
-        at = i * step if corners else xp.clip((i + 0.5) * step - 0.5, 0, n - 1)
-        weights = xp.maximum(1 - xp.abs(at - j), 0)
-    return weights.astype(x.dtype)
-
-
-_resampling = Op(_matrix, name="resampling")
 _bins = Op(
     lambda xp, x, *, n, m, most: xp.minimum(
         (xp.arange(m) * n // m)[:, None] + xp.arange(most), -(-(xp.arange(m)[:, None] + 1) * n // m) - 1
@@ -272,7 +258,7 @@ def _adaptive_average(who: str, axes: int, x: Any, output_size: Any) -> Any:
     if h % oh == 0 and w % ow == 0:
         out = mean(reshape(x4, (n, c, oh, h // oh, ow, w // ow)), axis=(3, 5)) if n else x4[:, :, :oh, :ow]
     else:
-        rows, columns = _resampling(x4, n=h, m=oh, mode="area"), _resampling(x4, n=w, m=ow, mode="area")
+        rows, columns = resampling(x4, n=h, m=oh, mode="area"), resampling(x4, n=w, m=ow, mode="area")
         out = matmul(rows, matmul(x4, swap(columns)))
     return like(out, x, axes)
 
@@ -328,72 +314,9 @@ def adaptive_max_pool2d(x: Any, output_size: Any) -> Any:
     return _adaptive_max("adaptive_max_pool2d", 2, x, output_size)
 
 
-def interpolate(
-    x: Any,
-    size: Size | None = None,
-    scale_factor: float | tuple[float, ...] | None = None,
-    mode: str = "nearest",
-    align_corners: bool = False,
-) -> Any:
-    """Resample a signal (n, c, l) or an image (n, c, h, w) to a size, or by a factor: each result is linear in x.
-
-    Modes: "nearest" cell; "linear" or "bilinear" interpolation between the centres of cells, or, with `align_corners`,
-    so that the outermost centres coincide; "area", the averages of `adaptive_avg_pool2d`. The size by a factor is
-    rounded down. ValueError unless exactly one of size and scale_factor is given.
-
-    >>> interpolate(tensor([[[0.0, 4.0]]]), scale_factor=2, mode="linear")
-    tensor([[[0., 1., 3., 4.]]])
-    """
-    axes = getattr(x, "ndim", 3) - 2
-    x4 = images("interpolate", x, 2 if axes > 1 else 1)
-    if axes not in (1, 2) or (size is None) == (scale_factor is None):
-        raise ValueError("interpolate: x must be (n, c, l) or (n, c, h, w), with either size or scale_factor")
-    if mode not in ("nearest", "area", "linear" if axes == 1 else "bilinear"):
-        raise ValueError(f"interpolate: mode must be 'nearest', 'area' or '{'bi' * (axes - 1)}linear', got {mode!r}")
-    lengths = x4.shape[4 - axes :]
-    if scale_factor is None:
-        target = pair("interpolate", "size", size, axes, least=1)[2 - axes :]
-        steps = [n / m for n, m in zip(lengths, target, strict=True)]
-    else:
-        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * axes
-        if len(factors) != axes or min(factors) <= 0:
-            raise ValueError(f"interpolate: scale_factor must be {axes} numbers > 0, or one, got {scale_factor}")
-        target = tuple(int(n * f) for n, f in zip(lengths, factors, strict=True))
-        pair("interpolate", "size", target, axes, least=1)
-        steps = [1 / f for f in factors]
-    if align_corners:
-        steps = [(n - 1) / max(m - 1, 1) for n, m in zip(lengths, target, strict=True)]
-    matrices = [
-        _resampling(x4, n=n, m=m, mode=mode, step=step, corners=align_corners)
-        for n, m, step in zip(lengths, target, steps, strict=True)
-    ]
-    out = matmul(x4, swap(matrices[-1]))
-    return like(out if axes == 1 else matmul(matrices[0], out), x, axes)
-
-
-@composed
-def pixel_shuffle(x: Any, upscale_factor: int) -> Any:
-    """Turn channels into finer cells: (..., c r^2, h, w) -> (..., c, h r, w r) for the factor r.
-
-    Shi et al. 2016, arXiv:1609.05158, Sec. 2.2.
-
-    >>> pixel_shuffle(tensor([[[1.0]], [[2.0]], [[3.0]], [[4.0]]]), 2)
-    tensor([[[1., 2.],
-             [3., 4.]]])
-    """
-    r = upscale_factor
-    if len(x.shape) < 3 or r < 1 or x.shape[-3] % (r * r):
-        raise ValueError(f"pixel_shuffle: x must be (..., c r^2, h, w) with r={r}, got {x.shape}")
-    *lead, c, h, w = x.shape
-    k = len(lead)
-    parts = reshape(x, (*lead, c // (r * r), r, r, h, w))
-    ordered = transpose(parts, axes=(*range(k + 1), k + 3, k + 1, k + 4, k + 2))
-    return reshape(ordered, (*lead, c // (r * r), h * r, w * r))
-
-
 # fmt: off
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "avg_pool1d",
-    "avg_pool2d", "interpolate", "max_pool1d", "max_pool2d", "pixel_shuffle",
+    "avg_pool2d", "max_pool1d", "max_pool2d",
 ]
 # fmt: on

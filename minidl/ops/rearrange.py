@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from ..engine.backend import to_device
 from ..engine.op import Op
 from .elementwise import where as choose
 from .index import getitem, scatter, take
-from .shape import along, beside, broadcast_to, device, integers, on_array, operand, ravel, reshape, transpose
+from .shape import (
+    along,
+    beside,
+    broadcast_to,
+    device,
+    integers,
+    on_array,
+    one_axis,
+    operand,
+    parts,
+    ravel,
+    reshape,
+    some_axes,
+    transpose,
+)
 
 # ---- axes --------------------------------------------------------------------------------------------------------
 
@@ -25,7 +39,7 @@ def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[in
     >>> moveaxis(zeros(2, 3, 4), 0, -1).shape
     (3, 4, 2)
     """
-    a, b = (normalize_axis_tuple(v, x.ndim, "moveaxis") for v in (source, destination))
+    a, b = (some_axes(v, x.ndim, "moveaxis") for v in (source, destination))
     if len(a) != len(b):
         raise ValueError(
             f"moveaxis: source and destination must name equally many axes, got {source} and {destination}"
@@ -44,7 +58,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     (4, 3, 2)
     """
     order = list(range(x.ndim))
-    a, b = (normalize_axis_index(i, x.ndim, "swapaxes") for i in (axis1, axis2))
+    a, b = (one_axis(i, x.ndim, "swapaxes") for i in (axis1, axis2))
     order[a], order[b] = b, a
     return transpose(x, axes=tuple(order))
 
@@ -89,7 +103,7 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     >>> flip(tensor([1.0, 2.0, 3.0]))
     tensor([3., 2., 1.])
     """
-    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim, "flip")
+    axes = range(x.ndim) if axis is None else some_axes(axis, x.ndim, "flip")
     return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))
 
 
@@ -109,7 +123,7 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
     tensor([3., 1., 2.])
     """
     shifts = integers(shift, "roll")
-    axes = None if axis is None else normalize_axis_tuple(axis, x.ndim, "roll", allow_duplicate=True)
+    axes = None if axis is None else some_axes(axis, x.ndim, "roll", repeated=True)
     return _roll(x, shift=(shifts,) if isinstance(shifts, int) else shifts, axis=axes)
 
 
@@ -130,7 +144,7 @@ def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any
     """
     if axis is None:
         x, axis = ravel(x), 0
-    axis = normalize_axis_index(axis, x.ndim, "repeat")
+    axis = one_axis(axis, x.ndim, "repeat")
     times, n = integers(repeats, "repeat"), x.shape[axis]
     if np.min(times, initial=0) < 0 or np.shape(times) not in ((), (1,), (n,)):
         raise ValueError(f"repeat: needs one number, or one for each of {n} elements, none negative, got {repeats}")
@@ -173,14 +187,16 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
     >>> split(tensor([1.0, 2.0, 3.0]), [1])
     [tensor([1.]), tensor([2., 3.])]
     """
-    axis = normalize_axis_index(axis, x.ndim, "split")
+    axis = one_axis(axis, x.ndim, "split")
     n, cuts = x.shape[axis], integers(indices_or_sections, "split")
     if isinstance(cuts, int):
         if cuts < 1 or n % cuts:
             raise ValueError(f"split: axis {axis} of length {n} cannot be cut into {cuts} equal parts")
         cuts = tuple(n // cuts * i for i in range(1, cuts))
-    bounds = zip((None, *cuts), (*cuts, None), strict=True)
-    return [getitem(x, along(axis, slice(a, b))) for a, b in bounds]
+    bounds = (0, *(slice(cut).indices(n)[1] for cut in cuts), n)
+    if any(a > b for a, b in pairwise(bounds)):  # parts that overlap
+        return [getitem(x, along(axis, slice(a, b))) for a, b in pairwise(bounds)]
+    return list(parts(x, bounds=bounds, axis=axis))
 
 
 # ---- triangles and diagonals -------------------------------------------------------------------------------------
@@ -190,7 +206,7 @@ def _triangle(x: Any, k: int, who: str) -> Any:
     """Return the mask of a lower triangle beside x."""
     if x.ndim < 2:
         raise ValueError(f"{who}: needs at least two axes, got shape {x.shape}")
-    return beside(x, lambda xp: xp.tri(*x.shape[-2:], k, dtype=np.bool_))
+    return beside(x, lambda xp: xp.tri(*x.shape[-2:], integers(k, f"{who}: k"), dtype=np.bool_))
 
 
 @on_array
@@ -228,7 +244,8 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     >>> diagonal(tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor([1., 4.])
     """
-    y = moveaxis(x, normalize_axis_tuple((axis1, axis2), x.ndim, "diagonal"), (-2, -1))
+    offset = integers(offset, "diagonal: offset")
+    y = moveaxis(x, some_axes((axis1, axis2), x.ndim, "diagonal"), (-2, -1))
     rows, columns = y.shape[-2:]
     n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
     return getitem(y, (Ellipsis, *beside(x, partial(_diagonal, n=n, k=offset))))
@@ -242,6 +259,7 @@ def diag(x: Any, k: int = 0) -> Any:
     tensor([[1., 0.],
             [0., 2.]])
     """
+    k = integers(k, "diag: k")
     if x.ndim == 2:
         return diagonal(x, k)
     if x.ndim != 1:

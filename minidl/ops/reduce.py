@@ -81,7 +81,7 @@ mean = Op(
 
 def _degrees(x: Any, axis: Axis, ddof: int, who: str = "var") -> int:
     n = count(x.shape, axis) - ddof
-    if n <= 0:
+    if not n > 0:
         raise ValueError(
             f"{who}: needs more than ddof={ddof} elements, got {n + ddof} (shape {x.shape} over axis {axis})"
         )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.op import Op
 from .elementwise import add, astype, copy, equal, multiply, subtract, where
@@ -19,14 +18,14 @@ from .functions import logaddexp
 from .index import getitem, take_along_axis
 from .rearrange import flip, moveaxis
 from .reduce import Axis, _axes, floating, sum
-from .shape import along, concatenate, integers, on_array, ravel, reshape, stack
+from .shape import along, concatenate, integers, on_array, one_axis, ravel, reshape, stack
 
 
 def _one_axis(x: Any, axis: int | None, who: str) -> tuple[Any, int]:
     """Resolve axis as NumPy does: None flattens."""
     if axis is None:
         return ravel(x), 0
-    return x, normalize_axis_index(integers(axis, who), x.ndim, who)
+    return x, one_axis(axis, x.ndim, who)
 
 
 def _front(x: Any, axis: Axis, who: str) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:

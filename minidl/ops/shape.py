@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -131,9 +132,19 @@ def integers(value: Any, who: str) -> Any:
         raise TypeError(f"{who}: needs integers, got {value!r}") from None
 
 
-def along(axis: int, index: Any) -> tuple:
+def one_axis(axis: Any, ndim: int, who: str) -> int:
+    """Return an axis counted from the front; TypeError for anything but an integer, AxisError out of range."""
+    return normalize_axis_index(integers(axis, who), ndim, who)
+
+
+def some_axes(axis: Any, ndim: int, who: str, repeated: bool = False) -> tuple[int, ...]:
+    """Return axes counted from the front; errors as for `one_axis`, and ValueError for an axis that comes twice."""
+    return normalize_axis_tuple(integers(axis, who), ndim, who, allow_duplicate=repeated)
+
+
+def along(axis: int, *index: Any) -> tuple:
     """Return the index that applies to one axis, counted from the front."""
-    return (slice(None),) * axis + (index,)
+    return (slice(None),) * axis + index
 
 
 @numpy_signature
@@ -145,7 +156,7 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     ndim = len(np.shape(x)) + len(axes)
-    places = normalize_axis_tuple(axes, ndim, "expand_dims: axis")
+    places = some_axes(axes, ndim, "expand_dims: axis")
     lengths = iter(np.shape(x))
     return reshape(x, tuple(1 if i in places else next(lengths) for i in range(ndim)))
 
@@ -158,11 +169,7 @@ def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     (2,)
     """
     shape = np.shape(x)
-    gone = (
-        [i for i, n in enumerate(shape) if n == 1]
-        if axis is None
-        else normalize_axis_tuple(axis, len(shape), "squeeze: axis")
-    )
+    gone = [i for i, n in enumerate(shape) if n == 1] if axis is None else some_axes(axis, len(shape), "squeeze: axis")
     for i in gone:
         if shape[i] != 1:
             raise ValueError(f"squeeze: axis {i} must have length 1, got {shape[i]} (shape {shape})")
@@ -195,18 +202,26 @@ def _concatenate(xp: Any, *xs: Any, axis: int = 0) -> Any:
     return xp.concatenate(xs, axis=axis)
 
 
-def _split_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
+def _cut(xp: Any, x: Any, *, bounds: tuple[int, ...], axis: int) -> tuple:
+    return tuple(x[along(axis, slice(a, b))] for a, b in pairwise(bounds))
+
+
+# All parts x[bounds[i]:bounds[i + 1]] along an axis; an index for each would cost a gradient of x's size for each.
+parts = Op(
+    _cut,
+    joint=lambda gs, outs, x, *, bounds, axis: (_concatenate_op(*gs, axis=axis),),
+    name="split",
+    samplewise=lambda shapes, *, bounds, axis: axis != 0,
+)
+
+
+def _concatenate_rule(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
     axis = normalize_axis_index(axis, g.ndim)
-    pieces, start = [], 0
-    for x in xs:
-        stop = start + x.shape[axis]
-        pieces.append(g[(slice(None),) * axis + (slice(start, stop),)])
-        start = stop
-    return tuple(pieces)
+    return parts(g, bounds=tuple(accumulate((x.shape[axis] for x in xs), initial=0)), axis=axis)
 
 
 _concatenate_op = Op(
-    _concatenate, joint=_split_gradient, name="concatenate", samplewise=lambda shapes, *, axis=0: axis != 0
+    _concatenate, joint=_concatenate_rule, name="concatenate", samplewise=lambda shapes, *, axis=0: axis != 0
 )
 
 
@@ -223,7 +238,7 @@ def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Any:
     if axis is None:
         return _concatenate_op(*map(ravel, xs), axis=0)
     ndim = len(np.shape(xs[0]))
-    return _concatenate_op(*xs, axis=normalize_axis_index(axis, ndim, "concatenate") if ndim else axis)
+    return _concatenate_op(*xs, axis=one_axis(axis, ndim, "concatenate") if ndim else axis)
 
 
 def _stack(xp: Any, *xs: Any, axis: int = 0) -> Any:
@@ -233,12 +248,19 @@ def _stack(xp: Any, *xs: Any, axis: int = 0) -> Any:
     return xp.stack(xs, axis=axis)
 
 
-def _unstack_gradient(g: Any, out: Any, *xs: Any, axis: int = 0) -> tuple:
-    before = (slice(None),) * normalize_axis_index(axis, g.ndim)
-    return tuple(g[index] for index in [(*before, i) for i in range(len(xs))])
+_unstack = Op(
+    lambda xp, x, *, axis: tuple(x[along(axis, i, ...)] for i in range(x.shape[axis])),
+    joint=lambda gs, outs, x, *, axis: (_stack_op(*gs, axis=axis),),
+    name="unstack",
+    samplewise=lambda shapes, *, axis: axis != 0,
+)
 
-
-_stack_op = Op(_stack, joint=_unstack_gradient, name="stack", samplewise=lambda shapes, *, axis=0: axis != 0)
+_stack_op = Op(
+    _stack,
+    joint=lambda g, out, *xs, axis=0: _unstack(g, axis=normalize_axis_index(axis, g.ndim)),
+    name="stack",
+    samplewise=lambda shapes, *, axis=0: axis != 0,
+)
 
 
 @numpy_signature
@@ -250,7 +272,22 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
             [3., 4.]])
     """
     xs = _sequence(arrays, "stack")
-    return _stack_op(*xs, axis=normalize_axis_index(operator.index(axis), len(np.shape(xs[0])) + 1, "stack"))
+    return _stack_op(*xs, axis=one_axis(axis, len(np.shape(xs[0])) + 1, "stack"))
+
+
+@on_array
+def unstack(x: Any, axis: int = 0) -> tuple[Any, ...]:
+    """Return the slices along an axis, views of x without that axis: the inverse of `stack`.
+
+    ValueError for a 0-d array, which has none.
+
+    >>> unstack(tensor([[1.0, 2.0], [3.0, 4.0]]), axis=1)
+    (tensor([1., 3.]), tensor([2., 4.]))
+    """
+    if not x.ndim:
+        raise ValueError("unstack: needs at least one axis, got shape ()")
+    axis = one_axis(axis, x.ndim, "unstack")
+    return _unstack(x, axis=axis) if x.shape[axis] else ()
 
 
 def _sequence(arrays: Any, who: str) -> list:
@@ -262,6 +299,6 @@ def _sequence(arrays: Any, who: str) -> list:
 
 # fmt: off
 __all__ = [
-    "broadcast_to", "concatenate", "expand_dims", "ravel", "reshape", "squeeze", "stack", "transpose",
+    "broadcast_to", "concatenate", "expand_dims", "ravel", "reshape", "squeeze", "stack", "transpose", "unstack",
 ]
 # fmt: on

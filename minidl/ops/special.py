@@ -1,7 +1,8 @@
-"""The error function by rational approximation, for NumPy and CuPy alike (neither array module has it).
+"""The error function and the normal distribution by rational approximation, for NumPy and CuPy alike.
 
-W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969) 631-637: three intervals,
-each the quotient of two polynomials, relative error below 1.2e-16 in double precision.
+Neither array module has them. W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23
+(1969) 631-637: three intervals, each the quotient of two polynomials, relative error below 1.2e-16 in double precision.
+For the normal distribution, which activations need often, one quotient without cancellation serves all arguments.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ..engine.op import Op
 from .elementwise import exp
@@ -29,20 +32,35 @@ _FAR_P = (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1
           1.60837851487422766e-2, 6.58749161529837803e-4)  # fmt: skip
 _FAR_Q = (1.0, 2.56852019228982242, 1.87295284992346047, 5.27905102951428412e-1, 6.05183413124413191e-2,
           2.33520497626869185e-3)  # fmt: skip
+# x >= 0: P(Z <= -x) = e^(-x^2 / 2) P(x) / Q(x) for a standard normal Z, all coefficients positive. Fitted for the least
+# relative error: 1e-16 up to 38.8 in double precision,
+_NORMAL_P = (2.5362572091409576e-06, 6.820515070439897e-05, 0.0008980623741177145, 0.0074899111813812504,
+             0.043274052049473516, 0.17900506415268413, 0.530197116570393, 1.0887402681202856,
+             1.4203643306085016, 0.9166666666666666)  # fmt: skip
+_NORMAL_Q = (6.357454032188691e-06, 0.0001709649592271384, 0.0022574659937482336, 0.018945388080209378,
+             0.11071035684386021, 0.4671316266761976, 1.4330408538736812, 3.141919790223502,
+             4.69452365913028, 4.303517022688905, 1.8333333333333333)  # fmt: skip
+# 6e-9 up to 14.5 in single precision; beyond them it underflows.
+_SINGLE_P = (0.0041162499972209, 0.04063291267778244, 0.18323433569838507, 0.43829407212452015,
+             0.5000000029418402)  # fmt: skip
+_SINGLE_Q = (0.01031778889717301, 0.10185805449105931, 0.469468475289011, 1.2025001385729104,
+             1.6744731249457792, 1.0)  # fmt: skip
+_BLOCK = 16384
 _LARGEST = 30.0  # erfc underflows to 0 from about 26.5 on: beyond that nothing changes, and squares would overflow
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
-    value = coefficients[0] + 0.0 * x
-    for c in coefficients[1:]:
-        value = value * x + c
-    return value
+    value = x * coefficients[0]
+    for c in coefficients[1:-1]:
+        value += c
+        value *= x
+    return value + coefficients[-1]
 
 
-def _gaussian(xp: Any, x: Any) -> Any:
-    """Compute e^-x^2 with x split at 1/16, so that rounding x^2 does not show in the result."""
+def _gaussian(xp: Any, x: Any, rate: float = 1.0) -> Any:
+    """Compute e^(-rate x^2) with x split at 1/16, so that rounding x^2 does not show in the result."""
     coarse = xp.trunc(x * 16) / 16
-    return xp.exp(-coarse * coarse) * xp.exp(-(x - coarse) * (x + coarse))
+    return xp.exp(-rate * coarse * coarse) * xp.exp(-rate * (x - coarse) * (x + coarse))
 
 
 def _upper(xp: Any, x: Any) -> Any:
@@ -68,16 +86,41 @@ def _erf(xp: Any, x: Any) -> Any:
 
 
 def _erfc(xp: Any, x: Any) -> Any:
-    upper = _upper(xp, xp.abs(x))
-    return xp.where(xp.abs(x) <= 0.46875, 1 - _near(xp, x), xp.where(x > 0, upper, 2 - upper))
+    a = xp.abs(x)
+    return xp.where(a <= 0.46875, 1 - _near(xp, x), xp.abs((x < 0) * 2.0 - _upper(xp, a)))
+
+
+def _cdf(xp: Any, x: Any) -> Any:
+    single = x.dtype.itemsize < 8
+    a = xp.minimum(xp.abs(x), 14.5 if single else 38.8)
+    p, q = (_SINGLE_P, _SINGLE_Q) if single else (_NORMAL_P, _NORMAL_Q)
+    # In single precision rounding a^2 shows, by 3e-8 a^2: splitting a would cost a third of the time.
+    tail = xp.exp(a * a * -0.5) if single else _gaussian(xp, a, 0.5)
+    tail *= _polynomial(p, a)
+    tail /= _polynomial(q, a)
+    return xp.abs((x > 0) - tail)
+
+
+def _density(xp: Any, x: Any) -> Any:
+    a = xp.minimum(xp.abs(x), 39.0)
+    return xp.exp(a * a * -0.5) * (1 / math.sqrt(2 * math.pi))
 
 
 def _computed(f: Callable[[Any, Any], Any], xp: Any, x: Any) -> Any:
-    """Return f(xp, x), of integers in float64, of float16 in float32: the polynomials leave its range."""
+    """Return f(xp, x), of integers in float64, of float16 in float32: the polynomials leave its range.
+
+    NumPy computes it in blocks, so that what is computed on the way stays in the cache.
+    """
     x = xp.asarray(x)
     wide = x.astype("float64") if x.dtype.kind != "f" else x.astype("float32") if x.dtype.itemsize < 4 else x
-    out = xp.where(wide == wide, f(xp, wide), wide)
-    return out.astype(x.dtype) if x.dtype.kind == "f" else out
+    if xp is np and wide.size > 2 * _BLOCK and wide.flags.forc:
+        out = np.empty_like(wide)
+        flat, into = wide.ravel("K"), out.ravel("K")  # views
+        for i in range(0, wide.size, _BLOCK):
+            into[i : i + _BLOCK] = f(np, flat[i : i + _BLOCK])
+    else:
+        out = f(xp, wide)
+    return out.astype(x.dtype, copy=False) if x.dtype.kind == "f" else out
 
 
 def _bell(x: Any) -> Any:
@@ -110,4 +153,19 @@ erfc = Op(
     >>> f"{erfc(tensor(5.0, dtype='float64')).item():.10e}"
     '1.5374597944e-12'
     """,
+)
+
+# P(Z <= x) for a standard normal Z, and its density e^(-x^2 / 2) / sqrt(2 pi).
+normal_cdf = Op(
+    lambda xp, x: _computed(_cdf, xp, x),
+    lambda g, out, x: g * _normal_density(x),
+    saves="x",
+    samplewise=True,
+)
+
+_normal_density = Op(
+    lambda xp, x: _computed(_density, xp, x),
+    lambda g, out, x: -g * (clip(x, -39.0, 39.0) * out),  # 0 beyond, where infinity would make it NaN
+    saves="x out",
+    samplewise=True,
 )

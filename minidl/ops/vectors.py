@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.backend import array_module
 from ..engine.tensor import TENSORS
@@ -16,6 +15,7 @@ from .linalg import check_dtypes
 from .network import check_classes, indicator
 from .norms import norm
 from .reduce import sum
+from .shape import broadcast_to, integers, one_axis
 
 
 def _integers(who: str, ids: Any) -> None:
@@ -34,9 +34,10 @@ def one_hot(target: Any, num_classes: int) -> Any:
             [1, 0, 0]])
     """
     _integers("one_hot", target)
-    if num_classes < 1:
+    classes = integers(num_classes, "one_hot: num_classes")
+    if classes < 1:
         raise ValueError(f"one_hot: num_classes must be at least 1, got {num_classes}")
-    return indicator(target, classes=num_classes, axis=target.ndim, dtype="int64", ignored=None, who="one_hot")
+    return indicator(target, classes=classes, axis=target.ndim, dtype="int64", ignored=None, who="one_hot")
 
 
 @composed
@@ -84,7 +85,12 @@ def cosine_similarity(x1: Any, x2: Any, axis: int = 1, eps: float = 1e-8) -> Any
     tensor([0.6])
     """
     check_dtypes("cosine_similarity", ("x1", x1), ("x2", x2))
-    axis = normalize_axis_index(axis, len(np.broadcast_shapes(x1.shape, x2.shape)), "cosine_similarity")
+    try:
+        shape = np.broadcast_shapes(x1.shape, x2.shape)
+    except ValueError:
+        raise ValueError(f"cosine_similarity: x1 {x1.shape} and x2 {x2.shape} must broadcast") from None
+    axis = one_axis(axis, len(shape), "cosine_similarity")
+    x1, x2 = (x if x.shape == shape else broadcast_to(x, shape=shape) for x in (x1, x2))
     return sum(normalize(x1, axis=axis, eps=eps) * normalize(x2, axis=axis, eps=eps), axis=axis)
 
 
