@@ -26,25 +26,18 @@ from .engine.backend import is_array, to_device, to_numpy
 from .engine.tensor import Tensor, wrap
 
 DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "U16": np.dtype(np.uint16),
-    "I16": np.dtype(np.int16),
-    "F16": np.dtype(np.float16),
-    "U32": np.dtype(np.uint32),
-    "I32": np.dtype(np.int32),
-    "F32": np.dtype(np.float32),
-    "U64": np.dtype(np.uint64),
-    "I64": np.dtype(np.int64),
-    "F64": np.dtype(np.float64),
-}
+    "BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "U16": np.dtype(np.uint16),
+    "I16": np.dtype(np.int16), "F16": np.dtype(np.float16), "U32": np.dtype(np.uint32), "I32": np.dtype(np.int32),
+    "F32": np.dtype(np.float32), "U64": np.dtype(np.uint64), "I64": np.dtype(np.int64), "F64": np.dtype(np.float64),
+}  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes: the limit of the format
 MAX_NDIM = 64  # axes: the limit of NumPy
 FORMAT = 1  # raised when older versions could no longer read what this one writes
 OWN_PREFIX = "minidl."  # of the metadata keys that are ours
 FORMAT_KEY = "minidl.format"
 HASH_KEY = "minidl.sha256"
+STATE_KEY = "minidl.state"  # of what is no tensor in a nested dictionary
+TENSOR = "__tensor__"  # stands there for a tensor, with its name in the file
 METADATA = "__metadata__"  # the header's key that is no tensor
 
 
@@ -58,12 +51,20 @@ class CheckpointError(ValueError):
 def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Save a dictionary of tensors (or arrays) to a safetensors file, for instance `model.state_dict()`.
 
+    It may hold numbers, texts, None, lists and dictionaries of all these too, so that one file is a whole checkpoint:
+
+        md.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, path)
+        state = md.load(path)                   # the same; tuples have become lists
+        optimizer.load_state_dict(state["optimizer"])
+
+    Tensors within get dotted names (model.0.weight), under which other programs find them; the rest is JSON.
+
     The file is written beside its place, forced to the disk, read back and compared, and only then moved into place: at
     every moment `path` is the old file or the new one, complete. An existing file keeps its mode; a symbolic link stays
     and the file it points to is replaced. Parameters: `metadata`, texts to keep with the tensors (see `load_metadata`).
 
-    CheckpointError, and the old file is untouched, for names that are not text, values that are no tensors, dtypes that
-    the format lacks, and whatever the disk refuses.
+    CheckpointError, and the old file is untouched, for names that are not text, other kinds of values, dtypes that the
+    format lacks, and whatever the disk refuses.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -71,8 +72,12 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     ...     load(Path(folder, "a.safetensors"))["w"], load_metadata(Path(folder, "a.safetensors"))
     (tensor([0., 1., 2.], dtype=float64), {'epoch': '3'})
     """
-    arrays = _checked_tensors(tensors, path)
     texts = _checked_metadata(metadata or {}, path)
+    if isinstance(tensors, Mapping) and not all(map(_is_tensor, tensors.values())):
+        found: dict[str, Any] = {}
+        texts[STATE_KEY] = json.dumps(_taken_apart(tensors, "", found, path))
+        tensors = found
+    arrays = _checked_tensors(tensors, path)
     texts[FORMAT_KEY] = str(FORMAT)
     texts[HASH_KEY] = _hash(arrays, texts)
     from safetensors.numpy import save as serialise
@@ -80,8 +85,10 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     _write(Path(path), serialise(arrays, texts))
 
 
-def load(path: str | os.PathLike[str], device: str | None = None) -> dict[str, Tensor]:
+def load(path: str | os.PathLike[str], device: str | None = None) -> dict[str, Any]:
     """Load the tensors of a safetensors file, whoever wrote it, as constants on a device (None: the CPU).
+
+    What `save` was given comes back, nested dictionaries with their numbers and texts too.
 
     CheckpointError if the file is missing, truncated, malformed in any way, or differs from the hash it carries (files
     of other programs carry none); and for tensors of a dtype that NumPy lacks, such as bfloat16.
@@ -96,10 +103,16 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def load_with_metadata(
     path: str | os.PathLike[str], device: str | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return both what `load` and what `load_metadata` return, reading the file once."""
     arrays, metadata = _read(Path(path))
-    tensors = {name: wrap(to_device(array, device or "cpu")) for name, array in arrays.items()}
+    tensors: dict[str, Any] = {name: wrap(to_device(array, device or "cpu")) for name, array in arrays.items()}
+    if STATE_KEY in metadata:
+        try:
+            whole = json.loads(metadata[STATE_KEY], object_hook=lambda x: tensors[x[TENSOR]] if TENSOR in x else x)
+            tensors = dict(whole)
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: is malformed: its {STATE_KEY} cannot be read ({error})") from None
     return tensors, {key: text for key, text in metadata.items() if not key.startswith(OWN_PREFIX)}
 
 
@@ -124,6 +137,32 @@ def _checked_tensors(tensors: Any, path: Any) -> dict[str, np.ndarray]:
         # Not ascontiguousarray, which makes one axis of none.
         arrays[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return arrays
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or is_array(value)
+
+
+def _taken_apart(value: Any, name: str, tensors: dict[str, Any], path: Any) -> Any:
+    """Return a value as JSON has it; its tensors go to `tensors`."""
+    if _is_tensor(value):
+        while name in tensors:  # {"a.b": x, "a": {"b": y}}
+            name += "'"
+        tensors[name] = value
+        return {TENSOR: name}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key == TENSOR or not _is_utf8(key):
+                raise CheckpointError(f"{path}: a name must be a text other than {TENSOR!r}, got {key!r} in {name!r}")
+        dot = f"{name}." if name else ""
+        return {key: _taken_apart(x, dot + key, tensors, path) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_taken_apart(x, f"{name}.{i}", tensors, path) for i, x in enumerate(value)]
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        kinds = "a tensor, an array, a number, a text, None, or a list or dictionary of them"
+        raise CheckpointError(f"{path}: {name!r} must be {kinds}, got {type(value).__name__}")
+    return value
 
 
 def _checked_metadata(metadata: Mapping[str, str], path: Any) -> dict[str, str]:
@@ -322,9 +361,8 @@ def _checked_entry(name: str, entry: Any, path: Path) -> tuple[int, int]:
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        remedy = (
-            "convert it to float32 where it was made" if kind in ("BF16", "F8_E4M3", "F8_E5M2") else "none is known"
-        )
+        narrow = kind in ("BF16", "F8_E4M3", "F8_E5M2")
+        remedy = "convert it to float32 where it was made" if narrow else "none is known"
         raise CheckpointError(f"{path}: {name!r} has dtype {kind!r}, which NumPy lacks; {remedy}")
     if not _are_sizes(shape) or len(shape) > MAX_NDIM or math.prod(d for d in shape if d) * dtype.itemsize >= 2**63:
         raise CheckpointError(f"{path}: is malformed: the shape of {name!r} is {_short(shape)}")

@@ -188,7 +188,7 @@ def test_an_average_does_not_build_a_graph_or_touch_gradients():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda m: EMA(m, 1.5), ValueError, r"EMA: decay must be in \[0, 1\], got decay=1.5"),
+        (lambda m: EMA(m, 1.5), ValueError, r"EMA: decay must be a number in \[0, 1\], got decay=1.5"),
         (lambda m: SWA(m, every=0), ValueError, r"SWA: every must be an int >= 1, got every=0"),
         (lambda m: SWA(m, start=-1), ValueError, r"SWA: start must be an int >= 0, got start=-1"),
         (lambda m: LAWA(m, 0), ValueError, r"LAWA: k must be an int >= 1, got k=0"),
@@ -216,7 +216,7 @@ def test_an_average_does_not_build_a_graph_or_touch_gradients():
         (lambda m: AveragedModel([m]), TypeError, r"AveragedModel: needs a module, got list"),
         (lambda m: AveragedModel(m).update_parameters(m[0]), ValueError, r"the model has other parameters or buffers"),
         (lambda m: AveragedModel(m).load_state_dict({}), ValueError, r"the state has no 'n_averaged'"),
-        (lambda m: averaging.get_ema_avg_fn(-1), ValueError, r"decay must be in \[0, 1\], got decay=-1"),
+        (lambda m: averaging.get_ema_avg_fn(-1), ValueError, r"decay must be a number in \[0, 1\], got decay=-1"),
         (lambda m: update_bn([], m), ValueError, r"update_bn: the loader gave no batch"),
     ],
 )

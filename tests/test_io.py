@@ -185,6 +185,51 @@ def test_a_header_with_spaces_and_padding_is_read(path):
     assert load(path)["x"].tolist() == [1, 2]
 
 
+# ---- nested dictionaries: checkpoints -----------------------------------------------------------------------------
+
+
+def same(a, b):
+    """Tell whether two states are equal, but for tuples that have become lists."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, (Tensor, np.ndarray)):
+        a = a.array if isinstance(a, Tensor) else a
+        return isinstance(b, Tensor) and (b.dtype, b.shape) == (a.dtype, a.shape) and b.array.tobytes() == a.tobytes()
+    return type(a) is type(b) and (a == b or a != a)
+
+
+def test_a_nested_state_comes_back_with_its_numbers_and_texts(path):
+    state = {
+        "model": {"weight": Parameter([[1.0, 2.0]]), "empty": {}}, "epoch": 3, "lr": 0.1, "betas": (0.9, 0.999),
+        "best": float("inf"), "none": None, "flag": True, "name": "größe", "huge": 2**200, "nan": float("nan"),
+        "list": [np.arange(3), [{"x": np.zeros((0, 2), np.int8)}], -0.0], "a.b": np.array(1.0),
+        "a": {"b": np.array(2.0), "b'": np.array(3.0)}, "empty": [], "numpy": 1e-3,
+    }  # fmt: skip
+    save({**state, "numpy": np.float64(1e-3)}, path, {"user": "text"})
+    back, texts = load_with_metadata(path)
+    assert same(state, back)
+    assert texts == {"user": "text"}
+    safetensors = pytest.importorskip("safetensors.numpy")
+    assert sorted(safetensors.load_file(path)) == ["a.b", "a.b'", "a.b''", "list.0", "list.1.0.x", "model.weight"]
+
+
+def test_a_state_without_tensors_is_a_checkpoint_too(path):
+    save({"epoch": 3}, path)
+    assert load(path) == {"epoch": 3}
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"x": {"__tensor__": "gone"}}', '{"x": {"__tensor__": []}}', "[" * 10**5])
+def test_a_nested_state_that_cannot_be_read_is_refused(path, text, monkeypatch):
+    monkeypatch.setattr(io, "_taken_apart", lambda *given: None)
+    monkeypatch.setattr(io.json, "dumps", lambda x, dumps=json.dumps, **more: dumps(x, **more) if x else text)
+    save({"x": 3}, path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="is malformed: its minidl.state cannot be read"):
+        load(path)
+
+
 # ---- what cannot be saved ----------------------------------------------------------------------------------------
 
 
@@ -195,9 +240,11 @@ def test_a_header_with_spaces_and_padding_is_read(path):
         ({3: np.zeros(2)}, None, "name must be a text .* got 3"),
         ({"__metadata__": np.zeros(2)}, None, "name must be a text other than '__metadata__'"),
         ({"\ud800": np.zeros(2)}, None, "name must be a text"),
-        ({"x": 3.0}, None, "'x' must be a tensor or an array, got float"),
-        ({"x": {"y": np.zeros(2)}}, None, "'x' must be a tensor or an array, got dict"),
-        ({"x": None}, None, "got NoneType"),
+        ({"x": 3j}, None, "'x' must be a tensor, an array, a number, .* or a list or dictionary of them, got complex"),
+        ({"x": {"y": [np.zeros(2), {1}]}}, None, r"'x\.y\.1' must be a tensor, .* got set"),
+        ({"x": {"y": {3: np.zeros(2)}}}, None, r"a name must be a text other than '__tensor__', got 3 in 'x\.y'"),
+        ({"x": {"__tensor__": "y"}}, None, "a name must be a text other than '__tensor__', got '__tensor__' in 'x'"),
+        ({"x": b"bytes"}, None, "'x' must be .* got bytes"),
         ({"x": np.zeros(2, complex)}, None, "'x' must have one of the dtypes bool, .*float64, got complex128"),
         ({"x": np.array([None])}, None, "got object"),
         ({"x": np.array(["a"])}, None, "got <U1"),

@@ -82,13 +82,13 @@ def test_a_steady_improvement_raises_lr_to_its_bound_and_a_standstill_brings_it_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factor": 1.0}, r"factor must be in \(0, 1\), got factor=1.0"),
-        ({"factor": 0.0}, r"factor must be in \(0, 1\), got factor=0.0"),
+        ({"factor": 1.0}, r"factor must be a number in \(0, 1\), got factor=1.0"),
+        ({"factor": 0.0}, r"factor must be a number in \(0, 1\), got factor=0.0"),
         ({"warmup": -1}, "warmup must be an int >= 0, got warmup=-1"),
         ({"window_size": 0}, "window_size must be an int >= 1, got window_size=0"),
         ({"reset_start": 1.5}, "reset_start must be an int >= 1, got reset_start=1.5"),
-        ({"patience": -1}, "patience must be a finite number >= 0, got patience=-1"),
-        ({"mode": "low"}, "mode must be 'min' or 'max', got mode='low'"),
+        ({"patience": -1}, "patience must be an int >= 0, got patience=-1"),
+        ({"mode": "low"}, "mode must be one of 'min', 'max', got mode='low'"),
         ({"max_lr": [1.0]}, "max_lr has 1 values and the optimizer 2 groups"),
         ({"min_lr": [1.0]}, "min_lr has 1 values and the optimizer 2 groups"),
     ],

@@ -80,7 +80,7 @@ def test_swats_follows_its_algorithm_through_the_switch(options, rng):
     np.testing.assert_allclose([x for p in params for x in p.data.flat], values, rtol=1e-9)
     assert {group["switch_step"] for group in optimizer.param_groups} == {memory.get("switch", 0)}
     assert ("switch" in memory) == ("switch_rtol" in options)
-    assert optimizer.state["0"].keys() == ({"t", "b"} if "switch" in memory else {"t", "m", "v", "p"})
+    assert optimizer.state["0"].keys() == ({"t", "b"} if "switch" in memory else {"t", "m", "v"})
 
 
 def test_swats_switches_at_step_two_of_a_constant_gradient_to_lr_n_over_the_sum(caplog):

@@ -429,6 +429,15 @@ def test_single_precision_is_the_double_rounded():
     assert relative(h.matrix, exact) < 1e-5
 
 
+def test_recording_switched_off_outside_does_not_matter():
+    model, (x, y) = NETWORKS["batch norm"](), data()
+    expected = hessian(lambda: CE(model(x), y) + (model[0].weight ** 2).sum(), model).matrix
+    with md.no_grad():
+        for method in ("kronecker", "products"):
+            h = hessian(lambda: CE(model(x), y) + (model[0].weight ** 2).sum(), model, method=method)
+            assert relative(h.matrix, expected) < 1e-13
+
+
 def test_one_sample_and_a_parameter_that_is_not_reached():
     model = network(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
     x, y = data(1)

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ..compiler.record import replayed
 from ..engine.backend import Array, is_array, on_device, scalar, to_device
 from ..engine.modes import enable_grad
 from ..engine.tensor import Tensor, wrap
-from .groups import read_params
+from .groups import at_least_zero, check, read_params
+from .rules import above_zero, count, count_from_zero
 
 
 class Wrapper:
-    """An optimizer around another one, `inner`; schedulers bind to that."""
+    """An optimizer around another one, `inner`; schedulers bind to that.
+
+    gives    what inner's step is given here. TypeError for an inner optimizer that needs more: a loss, a closure
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __init__(self, inner: Any):
+        who = type(self).__name__
         if not hasattr(inner, "param_groups") or not hasattr(inner, "step"):
-            raise TypeError(f"{type(self).__name__}: needs an optimizer, got {type(inner).__name__}")
+            raise TypeError(f"{who}: needs an optimizer, got {type(inner).__name__}")
+        needs = getattr(inner, "step_needs", "gradients")
+        if needs not in self.gives:
+            raise TypeError(
+                f"{who}: a step of {type(inner).__name__} needs {needs}, and {who} gives it {' or '.join(self.gives)}"
+            )
         self.inner = inner
+
+    @property
+    def step_needs(self) -> str:
+        """What `step` needs: what the inner optimizer's needs."""
+        needs: str = getattr(self.inner, "step_needs", "gradients")
+        return needs
 
     @property
     def param_groups(self) -> list[Any]:
@@ -68,7 +86,9 @@ class GradientAccumulation(Wrapper):
         g = sum_k n_k g_k / sum_k n_k,    g_k the gradient of the mean loss over batch k, of n_k samples
 
     which is the gradient of the mean over all samples, a short last batch included. A parameter without a gradient in a
-    batch counts as 0 there. Call `flush()` at the end of an epoch, so that no batch is left for the next.
+    batch counts as 0 there. Call `flush()` at the end of an epoch, so that no batch is left for the next. After an
+    error in the inner step the batches are still there, for another `flush()`. TypeError for an inner optimizer whose
+    step needs more than gradients.
 
     >>> import minidl as md
     >>> w = md.Parameter([0.0])
@@ -82,47 +102,48 @@ class GradientAccumulation(Wrapper):
     """
 
     def __init__(self, inner: Any, every: int):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"GradientAccumulation: every must be an int >= 1, got every={every!r}")
+        check("GradientAccumulation", count, every=every)
         super().__init__(inner)
         self.every = every
         self._forget()
 
     def _forget(self) -> None:
         self.batches = 0
-        self.samples = 0
+        self.samples: float = 0
         self._means: dict[str, Array] = {}
 
     @replayed
-    def step(self, samples: int = 1) -> bool:
+    def step(self, samples: float = 1) -> bool:
         """Take the gradients of a batch with that many samples; tell whether the parameters moved."""
-        if isinstance(samples, bool) or not samples > 0:
-            raise ValueError(f"GradientAccumulation: samples must be > 0, got samples={samples!r}")
+        check("GradientAccumulation.step", above_zero, samples=samples)
         total = self.samples + samples
+        means = {}
         for name, p in self._named():
-            mean = self._means.get(name)
-            with on_device(p.device)[1]:
-                if mean is not None and self.samples:
-                    mean *= self.samples / total
-                if p.grad is not None and mean is not None:
-                    mean += p.grad.array * (samples / total)
-                elif p.grad is not None:
-                    self._means[name] = p.grad.array.copy() if not self.samples else p.grad.array * (samples / total)
-            p.grad = None
-        self.batches, self.samples = self.batches + 1, total
-        return self.flush() if self.batches == self.every else False
+            xp, device = on_device(p.device)
+            with device:
+                parts = [(_as_of(p, mean), self.samples) for mean in [self._means.get(name)] if mean is not None]
+                if p.grad is not None:
+                    parts.append((_as_of(p, p.grad.array), samples))
+                weighted = [xp.asarray(x * (n / total)) for x, n in parts]  # of 0 axes NumPy makes scalars
+                if weighted:
+                    means[name] = weighted[0] if len(weighted) == 1 else xp.asarray(weighted[0] + weighted[1])
+        self.inner.zero_grad()
+        self._means, self.batches, self.samples = means, self.batches + 1, total
+        return self.flush() if self.batches >= self.every else False
 
     def flush(self) -> bool:
-        """Step with what there is; tell whether there was anything."""
+        """Step with what there is; tell whether the parameters moved."""
         if not self.batches:
             return False
+        before = self.steps
         for name, p in self._named():
-            if name in self._means:
-                p.grad = wrap(self._means[name])
-        self._forget()
-        self.inner.step()
-        self.inner.zero_grad()
-        return True
+            p.grad = wrap(_as_of(p, self._means[name])) if name in self._means else None
+        try:
+            self.inner.step()
+            self._forget()
+        finally:
+            self.inner.zero_grad()
+        return self.steps > before
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner state and copies of what has been collected."""
@@ -139,13 +160,22 @@ class GradientAccumulation(Wrapper):
         for name, mean in given.items():
             if name not in params or not is_array(mean) or mean.shape != params[name].shape:
                 raise ValueError(f"{rule}: {name} is no parameter of shape {getattr(mean, 'shape', None)}")
+        check("GradientAccumulation.load_state_dict", count_from_zero, batches=state_dict["batches"])
+        check("GradientAccumulation.load_state_dict", at_least_zero, samples=state_dict["samples"])
         self.inner.load_state_dict(state_dict["optimizer"], **options)
         self.batches, self.samples = state_dict["batches"], state_dict["samples"]
-        self._means = {}
-        for name, mean in given.items():
-            p = params[name]
-            with on_device(p.device)[1]:
-                self._means[name] = to_device(mean, p.device).astype(p.dtype)
+        self._means = {name: _as_of(params[name], mean).copy() for name, mean in given.items()}
+
+
+def _as_of(p: Tensor, x: Array) -> Array:
+    """Return an array in the dtype and on the device that a parameter has now."""
+    with on_device(p.device)[1]:
+        array: Array = to_device(x, p.device).astype(p.dtype, copy=False)
+        return array
+
+
+class _NotFinite(Exception):
+    """A hook of the inner optimizer has made a gradient that is not finite."""
 
 
 class SkipNonFinite(Wrapper):
@@ -155,7 +185,9 @@ class SkipNonFinite(Wrapper):
     limit      FloatingPointError after more than so many in a row: then it is no accident (optax's apply_if_finite,
                which would step with NaN instead); None for never
 
-    A skipped step changes nothing: no weights, no state, and schedules wait. On a GPU each step waits for one number.
+    A skipped step changes nothing: no weights, no state, and schedules wait. Gradients that hooks of the inner
+    optimizer have changed are looked at again. On a GPU each step waits for one number. TypeError for an inner
+    optimizer whose step needs a loss or a closure.
 
     >>> import minidl as md
     >>> w = md.Parameter([1.0])
@@ -166,6 +198,8 @@ class SkipNonFinite(Wrapper):
     >>> w.item(), optimizer.skipped, optimizer.in_a_row
     (0.5, 1, 0)
     """
+
+    gives: ClassVar[tuple[str, ...]] = ("gradients", "gradients with a graph")
 
     def __init__(self, inner: Any, limit: int | None = 10):
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
@@ -182,9 +216,8 @@ class SkipNonFinite(Wrapper):
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        if all_finite([p.grad for _, p in self._named() if p.grad is not None]):
+        if self._all_finite() and self._step_inner():
             self.in_a_row = 0
-            self.inner.step()
             return loss
         self.skipped += 1
         self.in_a_row += 1
@@ -196,6 +229,31 @@ class SkipNonFinite(Wrapper):
             )
         return loss
 
+    def _all_finite(self) -> bool:
+        return all_finite([p.grad for _, p in self._named() if p.grad is not None])
+
+    def _step_inner(self) -> bool:
+        """Step, unless the hooks before it make gradients that are not finite; tell whether it did."""
+
+        def look(*_: Any) -> None:
+            if not self._all_finite():
+                raise _NotFinite
+
+        innermost = self.inner
+        while hasattr(innermost, "inner"):
+            innermost = innermost.inner
+        if not getattr(innermost, "_pre_hooks", None):
+            self.inner.step()
+            return True
+        last = self.register_step_pre_hook(look)
+        try:
+            self.inner.step()
+        except _NotFinite:
+            return False
+        finally:
+            last.remove()
+        return True
+
     def state_dict(self) -> dict[str, Any]:
         """Return the inner state and the counters."""
         return {"optimizer": self.inner.state_dict(), "skipped": self.skipped, "in_a_row": self.in_a_row}
@@ -204,6 +262,8 @@ class SkipNonFinite(Wrapper):
         """Continue from a state."""
         if not {"optimizer", "skipped", "in_a_row"} <= state_dict.keys():
             raise ValueError("SkipNonFinite.load_state_dict: the state must be what state_dict() returned")
+        for name in ("skipped", "in_a_row"):
+            check("SkipNonFinite.load_state_dict", count_from_zero, **{name: state_dict[name]})
         self.inner.load_state_dict(state_dict["optimizer"], **options)
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
@@ -237,6 +297,8 @@ def decay_groups(
     >>> [(g["name"], g["weight_decay"], g["names"]) for g in decay_groups(model, 0.1)]
     [('decay', 0.1, ['0.weight']), ('no decay', 0.0, ['0.bias', '1.weight', '1.bias'])]
     """
+    if not callable(weight_decay):  # a schedule, whose values the optimizer checks
+        check("decay_groups", at_least_zero, weight_decay=weight_decay)
     named, _ = read_params("decay_groups", {"params": params}, 0)
     chosen = decays if decays is not None else _has_two_axes
     verdicts = [bool(chosen(name, p)) for name, p in named]

@@ -12,6 +12,8 @@ from ..engine.backend import Array, on_device, to_device
 from ..engine.modes import no_grad
 from ..engine.node import stamp
 from ..engine.tensor import Tensor, wrap
+from .groups import check
+from .rules import fraction
 
 AverageFunction = Callable[[Any, Any, int], Any]
 
@@ -77,8 +79,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AverageFunction:
     >>> get_ema_avg_fn(0.75)(4.0, 8.0, 1)
     5.0
     """
-    if not 0 <= decay <= 1:
-        raise ValueError(f"get_ema_avg_fn: decay must be in [0, 1], got decay={decay!r}")
+    check("get_ema_avg_fn", fraction, decay=decay)
     return lambda averaged, current, n: decay * averaged + (1 - decay) * current
 
 

@@ -6,7 +6,6 @@ average into the model for an evaluation. `AveragedModel` is PyTorch's form, a s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,8 @@ from ..compiler.record import replayed
 from ..engine.backend import Array, is_array, on_device, to_device
 from ..engine.tensor import Tensor, wrap
 from .averaged_model import AveragedModel, get_ema_avg_fn, get_swa_avg_fn, update_bn, write
-from .groups import read_params
+from .groups import at_least_zero, check, flag, read_params
+from .rules import count, count_from_zero, fraction
 
 __all__ = [
     "EMA",
@@ -41,9 +41,8 @@ class Average:
     """
 
     def __init__(self, params: Any, *, start: int = 0, every: int = 1, use_buffers: bool = False):
-        for name, value, low in (("start", start, 0), ("every", every, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{self._who}: {name} must be an int >= {low}, got {name}={value!r}")
+        check(self._who, count_from_zero, start=start)
+        check(self._who, count, every=every)
         self.start, self.every = start, every
         named, _ = read_params(self._who, {"params": params}, 0)
         if use_buffers:
@@ -161,8 +160,8 @@ class EMA(Average):
     """
 
     def __init__(self, params: Any, decay: float = 0.999, ramp: bool = False, **when: Any):
-        if not 0 <= decay <= 1:
-            raise ValueError(f"EMA: decay must be in [0, 1], got decay={decay!r}")
+        check("EMA", fraction, decay=decay)
+        check("EMA", flag, ramp=ramp)
         self.decay, self.ramp = decay, ramp
         super().__init__(params, **when)
 
@@ -209,8 +208,7 @@ class Polyak(Average):
     """
 
     def __init__(self, params: Any, eta: float = 0.0, **when: Any):
-        if not 0 <= eta < math.inf:
-            raise ValueError(f"Polyak: eta must be a finite number >= 0, got eta={eta!r}")
+        check("Polyak", at_least_zero, eta=eta)
         self.eta = eta
         super().__init__(params, **when)
 
@@ -234,8 +232,7 @@ class LAWA(Average):
     """
 
     def __init__(self, params: Any, k: int = 6, **when: Any):
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"LAWA: k must be an int >= 1, got k={k!r}")
+        check("LAWA", count, k=k)
         self.k = k
         self._latest: list[list[Array]] = []
         super().__init__(params, **when)

@@ -61,6 +61,7 @@ class Optimizer:
     rules: ClassVar[Mapping[str, Rule]] = {}
     update: Callable[..., Any]
     update_tensor: Callable[..., Any] | None = None
+    step_needs: ClassVar[str] = "gradients"  # what `step` needs: what is around an optimizer may have no more to give
     _around: Callable[..., Any] | None = None  # update -> the formula that is run in its place; see `cautious`
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -97,6 +98,17 @@ class Optimizer:
     def group_slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the slots that a group needs with its options; all unless a subclass says otherwise."""
         return self.slots
+
+    def group_numbers(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """Return numbers that parameters carry beside their slots, with their first values; see `cohort_scalars`."""
+        return {}
+
+    def cohort_scalars(self, cohort: Cohort, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the scalars of the next step of a cohort: those of `scalars`, unless they depend on more than t.
+
+        An entry that `group_numbers` names is what `cohort.numbers` will hold after the step.
+        """
+        return self.scalars(group, cohort.t + 1)
 
     def initial(self, slot: str, group: Mapping[str, Any], theta: Array) -> Any:
         """Return a slot before the first step: a number or an array (of any shape with `update_tensor`)."""
@@ -165,9 +177,7 @@ class Optimizer:
 
         closure: if given, called first, with gradients enabled: it computes the loss and calls backward.
         """
-        for hook in tuple(self._pre_hooks.values()):
-            changed = hook(self, (closure,), {})
-            closure = closure if changed is None else changed[0][0]
+        closure = self._after_hooks(closure)
         loss = None
         if closure is not None:
             with enable_grad():
@@ -175,8 +185,9 @@ class Optimizer:
         # Everything that can be wrong is found before the first array is written.
         work = [(cohort, *self._prepare(cohort, group), found) for cohort, group, found in self._movers()]
         run_together([(store, store.start(program, found, scalars)) for _, store, program, scalars, found in work])
-        for cohort, *_ in work:
+        for cohort, _, _, scalars, _ in work:
             cohort.t += 1
+            cohort.numbers = {name: scalars[name] for name in cohort.numbers}
             stamp_all(cohort.arrays)
         if work:
             self.steps += 1
@@ -187,12 +198,26 @@ class Optimizer:
             hook(self, (closure,), {})
         return loss
 
+    def _after_hooks(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """Call the hooks before a step, which may change its arguments; return the closure."""
+
+        def step(closure: Callable[[], Any] | None = None) -> Callable[[], Any] | None:
+            return closure
+
+        for hook in tuple(self._pre_hooks.values()):
+            changed = hook(self, (closure,), {})
+            if changed is not None:
+                if not isinstance(changed, tuple) or len(changed) != 2:
+                    raise TypeError(f"{self._who}: a pre-step hook returns None or (args, kwargs), got {changed!r}")
+                args, kwargs = changed
+                closure = step(*args, **kwargs)
+        return closure
+
     def _movers(self) -> list[tuple[Cohort, ParamGroup, list[Array]]]:
         """Return the cohorts that have gradients, dividing those of which only a part has."""
         movers = []
         for k, group in enumerate(self.param_groups):
-            if group.late:
-                group.at(self.steps)
+            self._ready(group)
             cohorts = self._cohorts[k]
             found = [cohort.gradients() for cohort in cohorts]
             if None in found:
@@ -201,6 +226,14 @@ class Optimizer:
                 found = [cohort.gradients() for cohort in cohorts]
             movers += [(cohort, group, grads) for cohort, grads in zip(cohorts, found, strict=True) if grads]
         return movers
+
+    def _ready(self, group: ParamGroup) -> None:
+        """Raise the error of a schedule that has ended, or of options changed by hand that do not go together."""
+        if group.late:
+            group.at(self.steps)
+        if group.changed:
+            self.check_group(group)
+            group.changed = False
 
     def _divide(self, cohort: Cohort, group: ParamGroup) -> list[Cohort]:
         """Part a cohort by who moves now, and by the dtypes and devices that the parameters have now."""
@@ -211,7 +244,8 @@ class Optimizer:
         state = cohort.state()
         divided = []
         for part in parts.values():
-            new = Cohort([cohort.names[i] for i in part], [cohort.tensors[i] for i in part], cohort.t)
+            names, tensors = [cohort.names[i] for i in part], [cohort.tensors[i] for i in part]
+            new = Cohort(names, tensors, cohort.t, cohort.numbers)
             divided.append(self.fill(new, group, [state[i] for i in part]))
         return divided
 
@@ -236,7 +270,10 @@ class Optimizer:
 
     def _prepare(self, cohort: Cohort, group: ParamGroup) -> tuple[Any, Any, dict[str, Any]]:
         """Return the store of a cohort, what to run on it at its next step, and the scalars to run it with."""
-        scalars = self.scalars(group, cohort.t + 1)
+        numbers = self.group_numbers(group)
+        if cohort.numbers.keys() != numbers.keys():
+            cohort.numbers = {**numbers, **{name: x for name, x in cohort.numbers.items() if name in numbers}}
+        scalars = self.cohort_scalars(cohort, group)
         store = cohort.store
         if store is None or not cohort.t or store.slots != self.group_slots(group):
             store = cohort.store = self._make_store(cohort, group, cohort.state())
@@ -287,23 +324,28 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str, dict[str, Any]]:
-        """The state by parameter name, {"t": its steps so far, slot: array, ...}, shared and not copied."""
+        """The state by parameter name, {"t": its steps so far, slot: array, ...}, shared and not copied.
+
+        NAdam has a number in it too.
+        """
         state: dict[str, dict[str, Any]] = {}
         for group, cohorts in zip(self.param_groups, self._cohorts, strict=True):
             moved = [c for c in cohorts if c.t]
-            found = {name: {"t": c.t, **own} for c in moved for name, own in zip(c.names, c.state(), strict=True)}
+            pairs = [(c, *pair) for c in moved for pair in zip(c.names, c.state(), strict=True)]
+            found = {name: {"t": c.t, **c.numbers, **own} for c, name, own in pairs}
             state |= {name: found[name] for name in group["names"] if name in found}
         return state
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies: {"steps": n, "state": {name: {"t": t, slot: Tensor}}, "param_groups": [options]}.
 
-        It holds tensors and plain numbers only. A schedule is noted by name: it belongs to the constructor.
+        It holds tensors and plain numbers only, so that `md.save` can write it to a file. A schedule is noted by name:
+        it belongs to the constructor.
         """
         return saved.save(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], hyper: str = "saved") -> None:
-        """Continue from a state: what `state_dict` returned, perhaps through a file.
+        """Continue from a state: what `state_dict` returned, perhaps through `md.save` and `md.load`.
 
         hyper: "saved" takes the options (lr, ...) from the state, "current" keeps those of this optimizer. ValueError
         lists everything that does not fit (names, slots, shapes, dtypes, options); then nothing has changed.
@@ -313,7 +355,8 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         made = ("_cohorts", "_programs", "_pre_hooks", "_post_hooks")
         kept = {k: v for k, v in self.__dict__.items() if k not in made}
-        return {**kept, "cohorts": [[(c.names, c.tensors, c.t, c.state()) for c in cs] for cs in self._cohorts]}
+        cohorts = [[(c.names, c.tensors, c.t, c.numbers, c.state()) for c in cs] for cs in self._cohorts]
+        return {**kept, "cohorts": cohorts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({k: v for k, v in state.items() if k != "cohorts"})

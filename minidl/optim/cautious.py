@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ..compiler.formula import Symbol, segment_dot
 from .base import Optimizer
+from .switch import SWATS
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 Formula = Callable[..., Any]
@@ -27,7 +28,7 @@ def cautious(optimizer: AnyOptimizer) -> AnyOptimizer:
 
     It suits an optimizer whose `update` reads theta - step or theta + step: SGD, Adam, Lion, LAMB and most others.
     TypeError for one that moves whole matrices (Muon), computes theta anew (FTRL, MADGRAD), averages its path (ASGD) or
-    has a step of its own (SWATS, LBFGS); then nothing has changed.
+    has a step of its own (LBFGS) or measures it (SWATS); then nothing has changed.
 
     >>> import minidl as md
     >>> from minidl.optim import SGD
@@ -49,10 +50,15 @@ def cautious(optimizer: AnyOptimizer) -> AnyOptimizer:
         raise TypeError(f"cautious: {who} moves a parameter as a whole (update_tensor), not element by element")
     if type(optimizer).step is not Optimizer.step:
         raise TypeError(f"cautious: {who} has a `step` of its own, which may depend on the whole step being taken")
+    if isinstance(optimizer, SWATS):
+        raise TypeError(f"cautious: {who} measures its step, and takes the whole of it to be made")
     before, optimizer._around = optimizer._around, masked
     try:
         for group in optimizer.param_groups:
-            optimizer._program(group, optimizer.scalars(group, 2))
+            scalars = optimizer.scalars(group, 2)
+            if "still" in scalars:  # a formula that moves nothing while no gradient has been seen
+                scalars["still"] = False
+            optimizer._program(group, scalars)
     except Exception:
         optimizer._around = before
         raise

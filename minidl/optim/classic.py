@@ -21,7 +21,8 @@ class ASGD(Optimizer):
         ax <- ax + mu_t (theta - ax),   mu_t = 1 / max(1, t - 1 - t0)
 
     The average, the result to be used, is `optimizer.state[name]["ax"]`; before step t0 it is theta itself. Defaults
-    are PyTorch's, which keeps eta and mu in float32. ValueError for a negative or non-finite option.
+    are PyTorch's, which keeps eta and mu in float32, and computes eta_(t+1) at the end of step t: there a change of lr
+    takes hold one step later. ValueError for a negative or non-finite option.
 
     >>> import minidl as md
     >>> w = md.tensor([1.0], requires_grad=True)
@@ -225,6 +226,7 @@ class PolyakSGD(Optimizer):
     tensor([1.], requires_grad=True)
     """
 
+    step_needs = "the loss"
     rules: ClassVar = {"max_lr": above_zero, "f_min": finite}
 
     def __init__(

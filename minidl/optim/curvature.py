@@ -25,6 +25,7 @@ class HutchinsonOptimizer(Optimizer):
     the same. A gradient without a graph, beside others that have one, is a constant, and its d is 0.
     """
 
+    step_needs = "gradients with a graph"
     rules: ClassVar = {"seed": count_from_zero}
 
     def _reset(self) -> None:

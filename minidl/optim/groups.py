@@ -8,7 +8,7 @@ evaluates options that are schedules.
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -18,7 +18,8 @@ from ..engine.tensor import Tensor
 
 Named = list[tuple[str, Tensor]]
 Rule = Callable[[Any], bool]
-FIXED = ("params", "names", "initial_lr", "name")  # entries of a group that are not options; "name" is a label
+# Entries of a group that are not options: "name" is a label, "scheduled" says that it has had an lr_scheduler.
+FIXED = ("params", "names", "initial_lr", "name", "scheduled")
 
 
 # ---- what options may be; the docstring is the text of the error ---------------------------------------------------
@@ -26,12 +27,12 @@ FIXED = ("params", "names", "initial_lr", "name")  # entries of a group that are
 
 def at_least_zero(x: Any) -> bool:
     """a finite number >= 0"""  # noqa: D400
-    return _is_number(x) and 0 <= x < math.inf
+    return is_number(x) and x >= 0
 
 
 def below_one(x: Any) -> bool:
     """a number in [0, 1)"""  # noqa: D400
-    return _is_number(x) and 0 <= x < 1
+    return is_number(x) and 0 <= x < 1
 
 
 def two_below_one(x: Any) -> bool:
@@ -41,7 +42,7 @@ def two_below_one(x: Any) -> bool:
 
 def finite(x: Any) -> bool:
     """a finite number"""  # noqa: D400
-    return _is_number(x) and math.isfinite(x)
+    return is_number(x)
 
 
 def flag(x: Any) -> bool:
@@ -49,8 +50,22 @@ def flag(x: Any) -> bool:
     return isinstance(x, bool)
 
 
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+def is_number(x: Any) -> bool:
+    """Tell whether something is a finite number, and no bool."""
+    # An int may be too large for a float, and math.isfinite then raises OverflowError.
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
+
+
+def check(who: str, rule: Rule, **settings: Any) -> None:
+    """Raise ValueError naming name=value for a setting that its rule forbids; a NumPy number counts as a plain one.
+
+    >>> check("EMA", below_one, decay=1.5)
+    Traceback (most recent call last):
+    ValueError: EMA: decay must be a number in [0, 1), got decay=1.5
+    """
+    for name, value in settings.items():
+        if not rule(value.item() if isinstance(value, np.generic) else value):
+            raise ValueError(f"{who}: {name} must be {rule.__doc__}, got {name}={value!r}")
 
 
 RULES: dict[str, Rule] = {
@@ -64,6 +79,7 @@ RULES: dict[str, Rule] = {
     "amsgrad": flag,
     "maximize": flag,
     "initial_lr": at_least_zero,
+    "scheduled": flag,
 }
 
 
@@ -88,6 +104,7 @@ class ParamGroup(dict[str, Any]):
         self.schedules: dict[str, Callable[[int], Any]] = {}
         self.step = step
         self.late = False
+        self.changed = False  # by hand, since the optimizer has seen whether its options go together
         for name, value in options.items():
             self._set(name, value)
 
@@ -143,6 +160,7 @@ class ParamGroup(dict[str, Any]):
                 f"param_groups[i].unschedule({name!r}) first, or write another schedule"
             )
         self._set(name, value)
+        self.changed = True
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Write several options, each checked."""
@@ -159,8 +177,15 @@ class ParamGroup(dict[str, Any]):
     __delitem__ = pop = popitem = clear = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {name: self.schedules.get(name, value) for name, value in self.items()}
-        return ParamGroup, (self.who, options, self.rules, self.step)
+        return _restored, (self.who, dict(self), self.rules, self.schedules, self.step, self.late)
+
+
+def _restored(who: str, options: dict[str, Any], rules: Any, schedules: Any, step: int, late: bool) -> ParamGroup:
+    """Return a group as it was. Its schedules are not asked: one may have ended."""
+    group = ParamGroup(who, {}, rules, step)
+    dict.update(group, options)
+    group.schedules, group.late, group.changed = schedules, late, True
+    return group
 
 
 # ---- what an optimizer may be given --------------------------------------------------------------------------------

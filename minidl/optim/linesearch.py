@@ -135,6 +135,9 @@ class LineSearcher(VectorOptimizer):
         self.memory["func_evals"] = self.memory.get("func_evals", 0) + calls
         return loss
 
+    def moved(self) -> bool:
+        return any(p.grad is not None for p in self.param_groups[0]["params"])
+
     @staticmethod
     def _most(group: Mapping[str, Any]) -> float:
         """Return how often the closure may be called in a step."""

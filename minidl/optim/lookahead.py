@@ -13,6 +13,8 @@ from ..engine.tensor import Tensor, wrap
 from .base import Optimizer
 from .groups import Rule
 from .rules import OneOf, count, fraction
+from .switch import SWATS
+from .vector import VectorOptimizer
 
 MOMENTA = ("b", "m")  # the slots of running gradients
 
@@ -28,7 +30,8 @@ class Lookahead:
 
     The slow weights start as the parameters are now. `with optimizer.slow_weights():` evaluates with them. It has the
     methods of an optimizer; `state` and `state_dict` are the inner one's, with the slow weights added. TypeError if
-    inner is not an optimizer, ValueError for k < 1, alpha outside [0, 1], and a momentum policy without momentum.
+    inner is not an optimizer, or one that remembers where a line search ended (LBFGS and the like); ValueError for
+    k < 1, alpha outside [0, 1], a momentum policy without momentum, and "pullback" for SWATS, whose momentum changes.
 
     >>> import minidl as md
     >>> from minidl.optim import SGD
@@ -44,6 +47,16 @@ class Lookahead:
     def __init__(self, inner: Optimizer, k: int = 5, alpha: float = 0.5, momentum: str = "keep"):
         if not isinstance(inner, Optimizer):
             raise TypeError(f"Lookahead: inner must be an optimizer, got {type(inner).__name__}")
+        if isinstance(inner, VectorOptimizer):
+            raise TypeError(
+                f"Lookahead: inner must move parameters step by step, and {type(inner).__name__} continues a search "
+                "from where it left them"
+            )
+        if isinstance(inner, SWATS) and momentum == "pullback":
+            raise ValueError(
+                "Lookahead: SWATS gets another momentum when it switches, and there is no mean of the two; momentum "
+                "must be 'keep' or 'reset', got momentum='pullback'"
+            )
         rules: dict[str, Rule] = {"k": count, "alpha": fraction, "momentum": OneOf("keep", "reset", "pullback")}
         for (name, rule), value in zip(rules.items(), (k, alpha, momentum), strict=True):
             if not rule(value):
@@ -75,11 +88,13 @@ class Lookahead:
     @replayed
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a step of the inner optimizer; then bring together those weights whose k steps are over."""
+        # A gradient may be gone when the step is over, by a hook; that t has grown is sure.
+        before = {name: cohort.t for cohorts in self.inner._cohorts for cohort in cohorts for name in cohort.names}
         loss = self.inner.step(closure)
         slow, state = {id(p): own for p, own in self._slow}, self.inner.state
         for group in self.inner.param_groups:
             for name, p in zip(group["names"], group["params"], strict=True):
-                if p.grad is not None and state[name]["t"] % self.k == 0:
+                if name in state and state[name]["t"] != before.get(name) and state[name]["t"] % self.k == 0:
                     self._bring_together(p, slow[id(p)], state[name])
         return loss
 
@@ -120,6 +135,11 @@ class Lookahead:
     def param_groups(self) -> Any:
         """The inner optimizer's groups, which schedules change."""
         return self.inner.param_groups
+
+    @property
+    def step_needs(self) -> str:
+        """What `step` needs: what the inner optimizer's needs."""
+        return self.inner.step_needs
 
     @property
     def steps(self) -> int:

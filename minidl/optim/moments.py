@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from ..engine.backend import Array
 from .base import Optimizer
 from .groups import at_least_zero, flag
 from .rules import OneOf, above_zero, decay_numbers, decayed, relative_lr
+from .segment import Cohort
 
 
 class NAdam(Optimizer):
@@ -20,10 +22,11 @@ class NAdam(Optimizer):
     `variant` says what cm and cg are; three different algorithms go by this name:
 
         "torch"   mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), P_t = mu_1 ... mu_t (the paper's schedule):
-                  cm = mu_(t+1) / (1 - P_(t+1)), cg = (1 - mu_t) / (1 - P_t). Keras has momentum_decay=1
+                  cm = mu_(t+1) / (1 - P_t mu_(t+1)), cg = (1 - mu_t) / (1 - P_t). Keras has momentum_decay=1
         "optax"   mu_t = b1 always: cm = b1 / (1 - b1^(t+1)), cg = (1 - b1) / (1 - b1^t)
         "timm"    cm = b1 / (1 - b1^t), cg = (1 - b1) / (1 - b1^t), the baseline NAdamW of AlgoPerf
 
+    P_t is kept in the state of a parameter as the number `mu_product`, so that a schedule may change b1.
     weight_decay is added to the gradient, or with decoupled_weight_decay theta <- (1 - lr weight_decay) theta first.
     Defaults are PyTorch's. ValueError for a negative or non-finite option, betas outside [0, 1), an unknown variant.
 
@@ -57,34 +60,31 @@ class NAdam(Optimizer):
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         options |= {"momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay}
-        self._products: dict[tuple[float, float, int], float] = {}
         super().__init__(params, **options, variant=variant)
 
-    def _product(self, b1: float, decay: float, t: int) -> float:
-        """Return mu_1 mu_2 ... mu_t, from that of t - 1 if it is known."""
-        known = self._products
-        if (b1, decay, t) not in known:
-            first = t if (b1, decay, t - 1) in known else 1
-            product = known.get((b1, decay, t - 1), 1.0)
-            for i in range(first, t + 1):
-                product *= _mu(b1, decay, i)
-            known[b1, decay, t] = product
-            known.pop((b1, decay, t - 2), None)
-        return known[b1, decay, t]
+    def group_numbers(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"mu_product": 1.0} if group["variant"] == "torch" else {}
 
-    def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
+    def cohort_scalars(self, cohort: Cohort, group: Mapping[str, Any]) -> dict[str, Any]:
+        return self.scalars(group, cohort.t + 1, cohort.numbers.get("mu_product"))
+
+    def scalars(self, group: Mapping[str, Any], t: int, product: float | None = None) -> dict[str, Any]:
+        """Return the numbers of step t; product is P_(t-1), computed with the present b1 if it is not given."""
         b1, b2 = group["betas"]
+        extra = {}
         if group["variant"] == "torch":
-            mu, following = _mu(b1, group["momentum_decay"], t), _mu(b1, group["momentum_decay"], t + 1)
-            product = self._product(b1, group["momentum_decay"], t)
+            decay = group["momentum_decay"]
+            mu, following = _mu(b1, decay, t), _mu(b1, decay, t + 1)
+            product = mu * (math.prod(_mu(b1, decay, i) for i in range(1, t)) if product is None else product)
             cm, cg = following / (1 - product * following), (1 - mu) / (1 - product)
+            extra["mu_product"] = product
         else:
             ahead = group["variant"] == "optax"
             cm, cg = b1 / (1 - b1 ** (t + ahead)), (1 - b1) / (1 - b1**t)
         numbers = {"b1": b1, "b2": b2, "cm": group["lr"] * cm, "cg": group["lr"] * cg, "c2": 1 - b2**t}
-        return {**numbers, "eps": group["eps"], **decay_numbers(group)}
+        return {**numbers, **extra, "eps": group["eps"], **decay_numbers(group)}
 
-    def update(self, xp, theta, g, m, v, *, b1, b2, cm, cg, c2, eps, l2, shrink):
+    def update(self, xp, theta, g, m, v, *, b1, b2, cm, cg, c2, eps, l2, shrink, mu_product=None):
         theta, g = decayed(theta, g, l2, shrink)
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g

@@ -179,7 +179,7 @@ def ratio(here: Expansion, new_value: float, predicted: float) -> float:
 
 
 class TrustRegion(NewtonOptimizer):
-    """Newton's method where its model can be trusted (Nocedal & Wright 2006, Alg. 4.1; Steihaug 1983, Alg. 7.2).
+    """Newton's method where its model can be trusted (Nocedal & Wright 2006, Alg. 4.1 and 7.2; Steihaug 1983).
 
         p minimizes m(p) = L + g'p + 1/2 p'Hp over |p| <= radius, nearly: CG that stops at the edge of the region, and
         follows a direction of negative curvature there

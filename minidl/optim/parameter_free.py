@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..engine.backend import Array
-from .groups import ParamGroup, at_least_zero, below_one, finite, flag
+from .groups import ParamGroup, at_least_zero, below_one, finite, flag, is_number
 from .progress import Mover, Progressing, inner
 from .rules import above_zero, count_from_zero, decayed
 
 
 def growth(x: Any) -> bool:
     """a number > 1, or inf"""  # noqa: D400
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and x > 1
+    return isinstance(x, (int, float)) and (x == math.inf or (is_number(x) and x > 1))
 
 
 def nothing_or_below_one(x: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -84,7 +85,8 @@ class Progressing(Optimizer):
                 the gradient as `gradient` gives it, None for a parameter that does not move at this step or whose lr is
                 0; slots are its state by name, empty before its first step
 
-        They are added up in float64. On a GPU each call waits for one small vector.
+        They are added up in float64. On a GPU each call waits for one small vector. ValueError for a sum that is not
+        finite: max and min would pass over a NaN in silence.
         """
         gradients = {id(cohort): found for cohort, _, found in movers}
         sums: dict[str, Array] = {}
@@ -103,7 +105,14 @@ class Progressing(Optimizer):
                             vector = xp.stack([xp.asarray(x, "float64") for x in given])
                             sums[device] = sums[device] + vector if device in sums else vector
         vectors = [to_numpy(vector).tolist() for vector in sums.values()]
-        return [sum(column) for column in zip(*vectors, strict=True)]
+        found = [sum(column) for column in zip(*vectors, strict=True)]
+        for x in found:
+            if not math.isfinite(x):
+                raise ValueError(
+                    f"{self._who}.step: a sum over the gradients must be a finite number, got {x} (are the gradients "
+                    "finite?); nothing was changed; clip, or leave such steps out with SkipNonFinite(optimizer)"
+                )
+        return found
 
 
 def gradient(group: Mapping[str, Any], theta: Array, g: Array) -> Array:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..engine.backend import Array, device_of, on_device
-from .groups import at_least_zero, below_one
+from .groups import at_least_zero, below_one, is_number
 
 
 class OneOf:
@@ -25,13 +24,9 @@ class OneOf:
         return isinstance(x, str) and x in self.choices
 
 
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-
-
 def above_zero(x: Any) -> bool:
     """a finite number > 0"""  # noqa: D400
-    return _is_number(x) and x > 0
+    return is_number(x) and x > 0
 
 
 def count(x: Any) -> bool:
@@ -51,12 +46,12 @@ def count_or_none(x: Any) -> bool:
 
 def fraction(x: Any) -> bool:
     """a number in [0, 1]"""  # noqa: D400
-    return _is_number(x) and 0 <= x <= 1
+    return is_number(x) and 0 <= x <= 1
 
 
 def at_most_zero(x: Any) -> bool:
     """a finite number <= 0"""  # noqa: D400
-    return _is_number(x) and x <= 0
+    return is_number(x) and x <= 0
 
 
 def three_below_one(x: Any) -> bool:

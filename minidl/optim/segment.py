@@ -31,12 +31,18 @@ PACK_BYTES = 2816
 
 
 class Cohort:
-    """Parameters of one group, of one dtype and device, that have always moved together: t steps so far."""
+    """Parameters of one group, of one dtype and device, that have always moved together: t steps so far.
 
-    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor], t: int = 0):
+    `numbers` are what they carry from step to step beside their slots; few optimizers have any.
+    """
+
+    def __init__(
+        self, names: Sequence[str], tensors: Sequence[Tensor], t: int = 0, numbers: Mapping[str, float] | None = None
+    ):
         self.names = list(names)
         self.tensors = list(tensors)
         self.t = t
+        self.numbers = dict(numbers or {})
         self.arrays = [p.array for p in tensors]
         self._own = {id(x) for x in self.arrays}
         self.store: Segment | Separate | None = None  # made at the first step: before it there is no state
@@ -88,7 +94,7 @@ class Segment:
 
     def __init__(self, arrays: Sequence[Array], slots: Mapping[str, Sequence[Any]]):
         self.arrays = list(arrays)
-        _check_apart(self.arrays)
+        check_apart(self.arrays)
         self.xp, self.device = on_device(device_of(arrays[0]))
         self.dtype = arrays[0].dtype
         self.orders = [memory_order(x) for x in arrays]
@@ -235,6 +241,7 @@ class Separate:
 
     def __init__(self, arrays: Sequence[Array], slots: Mapping[str, Sequence[Any]]):
         self.arrays = list(arrays)
+        check_apart(self.arrays)
         self.xp, self.device = on_device(device_of(arrays[0]))
         self.slots = tuple(slots)
         self._values = {}
@@ -297,7 +304,7 @@ def memory_order(x: Array) -> tuple[int, ...] | None:
     return axes if x.transpose(axes).flags.c_contiguous else None
 
 
-def _check_apart(arrays: Sequence[Array]) -> None:
+def check_apart(arrays: Sequence[Array]) -> None:
     """Raise ValueError if two parameters share memory: one of two updates would be lost."""
     hosts = [x for x in arrays if type(x) is np.ndarray and x.size]
     spans = sorted((*byte_bounds(x), i) for i, x in enumerate(hosts))

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from .base import Optimizer
 from .groups import flag
 from .rules import OneOf, relative_lr
+from .segment import Cohort
 
 
 class SGD(Optimizer):
     """Step against the gradient, or against its running sum (Robbins & Monro 1951; Polyak 1964; Nesterov 1983).
 
         g <- g + weight_decay theta
-        b <- momentum b + (1 - dampening) g                    b = g at the first step
+        b <- momentum b + (1 - dampening) g                    b = g where the buffer is new
         theta <- theta - lr b                                  nesterov: theta - lr (g + momentum b)
 
     With momentum the steps in a constant direction add up to 1 / (1 - momentum) times as much. `lr_in_buffer` keeps the
@@ -22,8 +23,8 @@ class SGD(Optimizer):
     the same for a constant lr, while under a schedule past gradients keep the lr that they arrived with. With nesterov
     the parameters are the look-ahead point of Sutskever et al. (Sec. 2), as in PyTorch.
 
-    Defaults are PyTorch's. ValueError for a negative or non-finite option, and for nesterov without momentum or with
-    dampening.
+    A buffer is new where momentum has just been switched on, too. Defaults are PyTorch's. ValueError for a negative or
+    non-finite option, and for nesterov without momentum or with dampening.
 
     >>> import minidl as md
     >>> w = md.tensor([1.0], requires_grad=True)
@@ -82,6 +83,12 @@ class SGD(Optimizer):
             "lr_in_buffer": group["lr_in_buffer"],
         }
 
+    def cohort_scalars(self, cohort: Cohort, group: Mapping[str, Any]) -> dict[str, Any]:
+        scalars = self.scalars(group, cohort.t + 1)
+        if scalars["keep"] is not None and (cohort.store is None or "b" not in cohort.store.slots):
+            scalars["keep"] = 1
+        return scalars
+
     def update(self, xp, theta, g, b=None, *, lr, mu, keep, weight_decay, nesterov, lr_in_buffer, shrink=None):
         if shrink is not None:
             theta = shrink * theta
@@ -101,7 +108,7 @@ class SGDW(SGD):
     """SGD with weight decay kept out of the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101, Alg. 1).
 
         theta <- (1 - lr weight_decay) theta                   decay="schedule": lr / initial lr in place of lr
-        b <- momentum b + (1 - dampening) g                    b = g at the first step
+        b <- momentum b + (1 - dampening) g                    b = g where the buffer is new
         theta <- theta - lr b                                  nesterov: theta - lr (g + momentum b)
 
     The paper's form is lr_in_buffer=True with decay="schedule". The decay of the default, decay="lr", is in proportion

@@ -33,7 +33,9 @@ class SAM(Wrapper):
     inner    any optimizer; its options, schedules and groups are used as ever, and its state is the only one
     rho      the length of e, or a function of the number of steps, for a schedule
 
-    TypeError if inner is not an optimizer, ValueError for rho < 0 and for a step without a closure.
+    TypeError if inner is not an optimizer, or one whose step needs more than gradients (PolyakSGD, LBFGS, AdaHessian:
+    putting theta back would change what the graph of a gradient has saved); ValueError for rho < 0 and for a step
+    without a closure.
 
     >>> import minidl as md
     >>> w = md.Parameter([3.0, 4.0])
@@ -46,6 +48,7 @@ class SAM(Wrapper):
     (12.5, tensor([1.5, 2. ], requires_grad=True))
     """
 
+    step_needs = "a closure"
     keeps_first = False  # the gradient at theta, for `combine`
 
     def __init__(self, inner: Any, rho: Radius = 0.05):

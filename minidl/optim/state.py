@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.backend import device_of, is_array, on_device
 from ..engine.tensor import Tensor, wrap
-from .groups import FIXED
+from .groups import FIXED, finite
 from .segment import Cohort
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _options(group: ParamGroup, saved: Mapping[str, Any], where: str, problems: 
 
 def _state(optimizer: Optimizer, group: Mapping[str, Any], saved: Mapping[str, Any], problems: list[str]) -> None:
     """Add to problems what is wrong with the state of a group's parameters."""
-    slots = set(optimizer.group_slots(group))
+    slots, numbers = set(optimizer.group_slots(group)), optimizer.group_numbers(group).keys()
     for name, p in zip(group["names"], group["params"], strict=True):
         entry = saved.get(name)
         if not isinstance(entry, Mapping):
@@ -122,8 +122,12 @@ def _state(optimizer: Optimizer, group: Mapping[str, Any], saved: Mapping[str, A
         if not _is_count(entry.get("t"), 1):
             problems.append(f"{name}: t must be an int >= 1, got {entry.get('t')!r}")
         found = entry.keys() - {"t"}
-        if found != slots:
-            problems.append(f"{name}: missing {sorted(slots - found)}, unexpected {sorted(found - slots)}")
+        if found != slots | numbers:
+            missing, unexpected = (slots | numbers) - found, found - slots - numbers
+            problems.append(f"{name}: missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+        for number in sorted(found & numbers):
+            if not finite(entry[number]):
+                problems.append(f"{name}.{number}: must be {finite.__doc__}, got {entry[number]!r}")
         for slot in sorted(found & slots):
             x = _raw(entry[slot])
             if not is_array(x):
@@ -143,15 +147,16 @@ def _commit(optimizer: Optimizer, saved: Mapping[str, Any], options: list[dict[s
     """Take over a state that has been found good."""
     cohorts: list[list[Cohort]] = []
     for group, new in zip(optimizer.param_groups, options, strict=True):
+        merged = {**group, **new}
         parts: dict[tuple[Any, ...], list[tuple[str, Tensor]]] = {}
         for name, p in zip(group["names"], group["params"], strict=True):
-            t = saved["state"].get(name, {"t": 0})["t"]
-            parts.setdefault((t, p.dtype, p.device), []).append((name, p))
-        merged = {**group, **new}
+            entry = saved["state"].get(name, {"t": 0})
+            numbers = tuple((k, entry[k]) for k in optimizer.group_numbers(merged) if k in entry)
+            parts.setdefault((entry["t"], numbers, p.dtype, p.device), []).append((name, p))
         cohorts.append([])
-        for (t, *_), named in parts.items():
+        for (t, numbers, *_), named in parts.items():
             state = [{k: _raw(x) for k, x in saved["state"].get(name, {}).items() if k != "t"} for name, _ in named]
-            cohort = Cohort([name for name, _ in named], [p for _, p in named], t)
+            cohort = Cohort([name for name, _ in named], [p for _, p in named], t, dict(numbers))
             cohorts[-1].append(optimizer.fill(cohort, merged, state))
     optimizer._cohorts = cohorts
     optimizer.steps = saved["steps"]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..engine.backend import on_device
-from .base import Optimizer
 from .groups import ParamGroup, at_least_zero, finite
+from .progress import Mover, Progressing
 from .rules import OneOf, count_from_zero, decay_numbers, decayed
 
 log = logging.getLogger("minidl.optim")
 
 
-class SWATS(Optimizer):
+class SWATS(Progressing):
     """Adam that switches to SGD with momentum, at a rate that it finds itself (Keskar & Socher 2017, Alg. 1).
 
         g <- g + weight_decay theta
@@ -27,12 +26,13 @@ class SWATS(Optimizer):
     gamma is the rate at which a step of SGD, projected on Adam's direction, is Adam's step (arXiv:1712.07628). t counts
     the steps that had a gamma. The paper's absolute 1e-9 hardly ever fires with noisy gradients, nor in float32, whose
     rounding exceeds it; switch_rtol, relative to gamma, does. scope="global" takes the inner products over all
-    parameters, as the paper does; "group" lets each group switch on its own. After the switch lr still scales the rate,
-    by what it is over what it was.
+    parameters, as the paper does, so that groups have the same betas and tolerances; "group" lets each group switch on
+    its own. After the switch lr still scales the rate, by what it is over what it was.
 
     Progress stands in the options of each group, and is saved with them: `phase` ("adam" or "sgd"), `average` (L) of
     `averaged` steps, `sgd_scale` (L' / lr), `switch_step` (0 before). A switch is logged as INFO of "minidl.optim".
-    ValueError for a negative or non-finite option, and for betas outside [0, 1).
+    ValueError for a negative or non-finite option, for betas outside [0, 1), for groups that differ in what they must
+    share, and at a step with a gradient that is not finite before the switch; then nothing has changed.
 
     >>> import minidl as md
     >>> import numpy as np
@@ -47,7 +47,8 @@ class SWATS(Optimizer):
     tensor([-0.5125,  0.5375], dtype=float64, requires_grad=True)
     """
 
-    slots = ("m", "v", "p")
+    slots = ("m", "v")
+    progress = ("phase", "average", "averaged", "sgd_scale", "switch_step")
     rules: ClassVar = {
         "switch_atol": at_least_zero,
         "switch_rtol": at_least_zero,
@@ -95,48 +96,52 @@ class SWATS(Optimizer):
             return theta - rate * b, b
         m = b1 * slots[0] + (1 - b1) * g
         v = b2 * slots[1] + (1 - b2) * g * g
-        p = -rate * (m / (xp.sqrt(v) + eps))
-        return theta + p, m, v, p
+        return theta - rate * (m / (xp.sqrt(v) + eps)), m, v
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every parameter that has a gradient; then decide whether to switch."""
-        before = self.steps
-        loss = super().step(closure)
-        if self.steps > before:
-            together = [g for g in self.param_groups if g["scope"] == "global" and g["phase"] == "adam"]
-            alone = [[g] for g in self.param_groups if g["scope"] == "group" and g["phase"] == "adam"]
-            for groups in [*([together] if together else []), *alone]:
-                self._decide(groups)
-        return loss
+    def measure(self, movers: Sequence[Mover]) -> list[tuple[ParamGroup, dict[str, Any]]]:
+        together = [group for group in self.param_groups if group["scope"] == "global" and group["phase"] == "adam"]
+        alone = [[g] for g in self.param_groups if g["scope"] == "group" and g["phase"] == "adam"]
+        self.agree(together, ("betas", "switch_atol", "switch_rtol"))
+        return [found for groups in [together, *alone] if groups for found in self._decide(movers, groups)]
 
-    def _decide(self, groups: Sequence[ParamGroup]) -> None:
-        """Take the last step into the average rate of some groups; switch them if it has settled."""
-        pg, pp = (sum(x) for x in zip(*(self._products(group) for group in groups), strict=True))
-        first = groups[0]
+    def _decide(self, movers: Sequence[Mover], groups: Sequence[ParamGroup]) -> list[tuple[ParamGroup, dict[str, Any]]]:
+        """Take this step into the average rate of some groups; switch them if it has settled."""
+        pg, pp = self._products(movers, groups)
         if pg == 0 or any(group["lr"] == 0 for group in groups):
-            return
+            return []
+        first = groups[0]
         gamma, b2, n = -pp / pg, first["betas"][1], first["averaged"] + 1
         average = b2 * first["average"] + (1 - b2) * gamma
         rate = average / (1 - b2**n)
-        close = abs(rate - gamma) < first["switch_atol"] + first["switch_rtol"] * abs(gamma)
-        for group in groups:
-            group.update(average=average, averaged=n)
-            if close and n > 1 and rate > 0:
-                group.update(phase="sgd", sgd_scale=rate / group["lr"], switch_step=self.steps)
-        if first["phase"] == "sgd":
-            log.info("SWATS: from Adam to SGD after step %d, learning rate %g", self.steps, rate)
+        numbers: dict[str, Any] = {"average": average, "averaged": n}
+        if n == 1 or rate <= 0 or abs(rate - gamma) >= first["switch_atol"] + first["switch_rtol"] * abs(gamma):
+            return [(group, numbers) for group in groups]
+        numbers |= {"phase": "sgd", "switch_step": self.steps + 1}
+        return [(group, {**numbers, "sgd_scale": rate / group["lr"]}) for group in groups]
 
-    def _products(self, group: ParamGroup) -> tuple[float, float]:
-        """Return <p, g> and <p, p> of the last step of a group, in float64."""
-        state, pg, pp = self.state, 0.0, 0.0
-        for name, tensor in zip(group["names"], group["params"], strict=True):
-            if tensor.grad is None:
-                continue
-            xp, device = on_device(tensor.device)
-            with device:
-                p = state[name]["p"].astype("float64")
-                g = tensor.grad.array.astype("float64") * (-1.0 if group["maximize"] else 1.0)
-                g += group["weight_decay"] * (tensor.array - p)  # at theta before the step
-                pg += float(xp.sum(p * g))
-                pp += float(xp.sum(p * p))
+    def _products(self, movers: Sequence[Mover], groups: Sequence[ParamGroup]) -> tuple[float, float]:
+        """Return <p, g> and <p, p> of the step p that some groups are about to make, in float64."""
+        rates = {id(x): self.scalars(group, cohort.t + 1)["rate"] for cohort, group, _ in movers for x in cohort.arrays}
+
+        def terms(xp, group, theta, g, slots):
+            if g is None:
+                return None
+            (b1, b2), g = group["betas"], g.astype("float64")
+            m, v = (1 - b1) * g, (1 - b2) * g * g
+            if slots:
+                m, v = m + b1 * slots["m"], v + b2 * slots["v"]
+            p = -rates[id(theta)] * (m / (xp.sqrt(v) + group["eps"]))
+            return (p * g).sum(), (p * p).sum()
+
+        pg, pp = self.totals(movers, terms, groups) or (0.0, 0.0)
         return pg, pp
+
+    def after_step(self) -> None:
+        switched = {}
+        for group in self.param_groups:
+            found = self.found(group)
+            if "sgd_scale" in found:  # groups that share an average share the line
+                switched[found["average"]] = found["sgd_scale"] * group["lr"]
+        super().after_step()
+        for rate in switched.values():
+            log.info("SWATS: from Adam to SGD after step %d, learning rate %g", self.steps, rate)

@@ -9,6 +9,8 @@ from ..engine.backend import Array, device_of, is_array, on_device, to_device
 from ..engine.node import stamp
 from ..engine.tensor import Tensor, wrap
 from .base import Optimizer
+from .groups import check_array
+from .segment import check_apart
 
 
 class VectorOptimizer(Optimizer):
@@ -21,6 +23,7 @@ class VectorOptimizer(Optimizer):
     """
 
     remembered: ClassVar[frozenset[str]] = frozenset()
+    step_needs = "a closure"
     closure_rule = "computes the loss, calls backward and returns it"
 
     def __init__(self, params: Any, **options: Any):
@@ -31,8 +34,28 @@ class VectorOptimizer(Optimizer):
         if self.param_groups:
             raise ValueError(f"{self._who}: takes one parameter group, because all parameters move along one direction")
         super().add_param_group(group)
-        if len({(p.dtype, p.device) for p in self.param_groups[0]["params"]}) > 1:
+        self._settle()
+
+    def _settle(self) -> None:
+        """Bring the memory to the dtype and device that the parameters have now; ValueError if they have several."""
+        params = self.param_groups[0]["params"]
+        if len({(p.dtype, p.device) for p in params}) > 1:
             raise ValueError(f"{self._who}: all parameters must have one dtype and lie on one device")
+        for name, p in zip(self.param_groups[0]["names"], params, strict=True):
+            check_array(self._who, name, p)
+        check_apart([p.array for p in params])
+        dtype, device = params[0].dtype, params[0].device
+
+        def follow(x: Any) -> Any:
+            if isinstance(x, list):
+                return [follow(y) for y in x]
+            return to_device(x, device).astype(dtype, copy=False) if is_array(x) else x
+
+        self.memory = {name: follow(x) for name, x in self.memory.items()}
+
+    def moved(self) -> bool:
+        """Tell, after `advance`, whether it was a step: it is none where no parameter has a gradient."""
+        return True
 
     def advance(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
         """Move the parameters; return what the closure returned the first time."""
@@ -42,15 +65,18 @@ class VectorOptimizer(Optimizer):
         """Move all parameters; returns the loss before. The closure is called many times."""
         if closure is None:
             raise ValueError(f"{self._who}.step: needs a closure that {self.closure_rule}")
-        for hook in tuple(self._pre_hooks.values()):
-            changed = hook(self, (closure,), {})
-            closure = closure if changed is None else changed[0][0]
+        closure = self._after_hooks(closure)
+        if closure is None:
+            raise ValueError(f"{self._who}.step: a hook took the closure away")
         group = self.param_groups[0]
+        self._ready(group)
+        self._settle()
         xp, device = on_device(group["params"][0].device)
         with device:
             loss = self.advance(xp, closure, group)
-        self.steps += 1
-        group.at(self.steps, strict=False)
+        if self.moved():
+            self.steps += 1
+            group.at(self.steps, strict=False)
         for hook in tuple(self._post_hooks.values()):
             hook(self, (closure,), {})
         return loss

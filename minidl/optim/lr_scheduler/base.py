@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ...compiler.record import replayed
 from ..base import Optimizer
-from ..groups import ParamGroup
+from ..groups import ParamGroup, Rule, check
 from ..state import schedule_name
 
 # Which scheduler of an optimizer stepped last; an optimizer is here once it has had one. Nobody is kept alive by it.
 _drivers: weakref.WeakKeyDictionary[Optimizer, weakref.ref[LRScheduler] | None] = weakref.WeakKeyDictionary()
+# Which one wrote last, perhaps when it was made: the lr is its own, and it alone restores it.
+_writers: weakref.WeakKeyDictionary[Optimizer, weakref.ref[LRScheduler]] = weakref.WeakKeyDictionary()
 
 
 class LRScheduler:
@@ -22,7 +26,8 @@ class LRScheduler:
     A subclass defines `at(base, t, i)`, the lr of group i at t if its initial lr is `base`; t = 0 holds before the
     first `step()`. Values are PyTorch's. What differs from PyTorch:
 
-    - `load_state_dict` writes the lr: training resumes right at every t, whatever is loaded or made first;
+    - `load_state_dict` writes the lr, if it was this scheduler's when its state was saved: training resumes right at
+      every t, whatever is loaded or made first;
     - the order of `optimizer.step()` and `scheduler.step()` is yours; there are no warnings;
     - an lr written into a group by hand lasts until the next `step()`;
     - groups that are added later join in with their own initial lr;
@@ -56,14 +61,15 @@ class LRScheduler:
 
     def _bind(self, optimizer: Optimizer, last_epoch: int) -> bool:
         """Take the optimizer; tell whether this is its first scheduler, which settles its initial lr."""
-        if isinstance(last_epoch, bool) or not isinstance(last_epoch, int) or last_epoch < -1:
-            raise ValueError(f"{self._who}: last_epoch must be an int >= -1, got last_epoch={last_epoch!r}")
+        check(self._who, _is_epoch, last_epoch=last_epoch)
         self.optimizer = optimizer = inner_of(self._who, optimizer)
         self._refuse_schedules()
-        first = last_epoch == -1 and optimizer.steps == 0 and optimizer not in _drivers
-        if first:
-            for group in optimizer.param_groups:  # it may have been changed since the optimizer was made
+        groups = optimizer.param_groups
+        first = last_epoch == -1 and not any(group.get("scheduled") for group in groups)
+        for group in groups:
+            if first:  # it may have been changed since the optimizer was made
                 group["initial_lr"] = group["lr"]
+            dict.update(group, scheduled=True)  # saved with the group: what is there now may not be the initial lr
         _drivers.setdefault(optimizer, None)
         self.last_epoch = last_epoch + 1
         self.base_lrs: list[float] = []
@@ -156,6 +162,7 @@ class LRScheduler:
             new.append(options)
         for group, options in zip(groups, new, strict=True):
             dict.update(group, options)  # it has been checked
+        _writers[self.optimizer] = weakref.ref(self)
         self._last_lr = list(lrs)
         before = self._last_momentum + [None] * len(lrs)
         self._last_momentum = [old if new is None else new for old, new in zip(before, momenta, strict=False)]
@@ -173,13 +180,26 @@ class LRScheduler:
     def state_dict(self) -> dict[str, Any]:
         """Return the state: plain numbers, strings and lists. Functions are noted by name."""
         return {
-            "kind": self._who, "settings": dict(self.settings), "last_epoch": self.last_epoch,
+            "kind": self._who, "settings": _plain(self.settings), "last_epoch": self.last_epoch,
             "base_lrs": list(self.bases()), "last_lr": list(self._last_lr), "last_momentum": list(self._last_momentum),
-            **self._more_state(),
+            "drives": self._drives(), **self._more_state(),
         }  # fmt: skip
 
+    def _drives(self) -> bool:
+        """Tell whether the lr is what this scheduler wrote, and not what another one did."""
+        writer = _writers.get(self.optimizer)
+        return writer is None or writer() is self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "drives": self._drives()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name != "drives"})
+        if state["drives"]:
+            _writers[self.optimizer] = weakref.ref(self)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], hyper: str = "saved") -> None:
-        """Continue from a state, writing the lr of every group, before or after the optimizer's state is loaded.
+        """Continue from a state, before or after the optimizer's state is loaded, writing the lr if it was this one's.
 
         ValueError if the state is of another kind of scheduler, of other settings, or of another number of groups; then
         nothing has changed. hyper="current" keeps the settings of this scheduler where they differ.
@@ -190,8 +210,15 @@ class LRScheduler:
         if problems:
             raise ValueError(f"{self._who}.load_state_dict: the state does not fit: {'; '.join(problems)}")
         self._refuse_schedules()
-        self._load(state_dict)
-        self._write(self.lrs(self.last_epoch), self._last_momentum)
+        before = self.state_dict()
+        try:
+            self._load(state_dict)
+            lrs = self.lrs(self.last_epoch)
+            if state_dict["drives"]:
+                self._write(lrs, self._last_momentum)
+        except Exception:
+            self._load(before)
+            raise
 
     def _problems(self, state: Mapping[str, Any], hyper: str) -> list[str]:
         """Return what is wrong with a state."""
@@ -234,6 +261,8 @@ def _plain(x: Any) -> Any:
     """Return settings in a form in which tuples and lists, and what a file made of them, compare equal."""
     if isinstance(x, Mapping):
         return {name: _plain(value) for name, value in x.items()}
+    if isinstance(x, np.generic):
+        return x.item()
     return [_plain(item) for item in x] if isinstance(x, (list, tuple)) else x
 
 
@@ -242,6 +271,18 @@ def noted(x: Any) -> Any:
     if isinstance(x, (list, tuple)):
         return [noted(item) for item in x]
     return schedule_name(x) if callable(x) else x
+
+
+def check_each(who: str, rule: Rule, **settings: Any) -> None:
+    """Check settings that are one value for all groups, or a list with one for each."""
+    for name, value in settings.items():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            check(who, rule, **{name: one})
+
+
+def _is_epoch(x: Any) -> bool:
+    """an int >= -1"""  # noqa: D400
+    return isinstance(x, int) and not isinstance(x, bool) and x >= -1
 
 
 def for_group(who: str, name: str, value: Any, i: int) -> Any:

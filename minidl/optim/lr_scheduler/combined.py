@@ -8,6 +8,7 @@ from typing import Any
 
 from ..base import Optimizer
 from .base import LRScheduler, inner_of
+from .simple import steps_of
 
 
 class _Combined(LRScheduler):
@@ -60,7 +61,10 @@ class SequentialLR(_Combined):
 
     Each begins from the initial lr, except that a MultiplicativeLR goes on from what the one before it left, which it
     multiplies by lr_lambda(0) at its t = 0, as in PyTorch. The last one goes on for ever. One scheduler more than
-    milestones.
+    milestones, which are ints >= 0 that increase.
+
+    It may hold SequentialLR and ChainedScheduler, each of which counts its own steps from t = 0. PyTorch 2.13 starts
+    one that is first a step too far, and raises NotImplementedError for one that is not.
 
     >>> import minidl as md
     >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.8)
@@ -79,7 +83,7 @@ class SequentialLR(_Combined):
         self, optimizer: Optimizer, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1
     ):
         groups = self._take(schedulers, optimizer).param_groups
-        milestones = list(milestones)
+        milestones = steps_of("SequentialLR", milestones)
         if len(milestones) != len(schedulers) - 1 or milestones != sorted(milestones):
             raise ValueError(
                 f"SequentialLR: needs increasing milestones, one fewer than schedulers, got {len(schedulers)} "

@@ -8,8 +8,9 @@ from typing import Any
 from ...compiler.record import replayed
 from .. import schedules
 from ..base import Optimizer
-from ..groups import ParamGroup
-from .base import LRScheduler, check_length, for_group, inner_of, made, noted
+from ..groups import ParamGroup, at_least_zero, below_one, check, flag
+from ..rules import OneOf, above_zero, count, fraction
+from .base import LRScheduler, check_each, check_length, for_group, inner_of, made, noted
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
@@ -26,9 +27,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
-        for name, value in (("T_0", T_0), ("T_mult", T_mult)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"CosineAnnealingWarmRestarts: {name} must be an int >= 1, got {name}={value!r}")
+        check("CosineAnnealingWarmRestarts", count, T_0=T_0, T_mult=T_mult)
+        check("CosineAnnealingWarmRestarts", at_least_zero, eta_min=eta_min)
         self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
         self.settings = {"T_0": T_0, "T_mult": T_mult, "eta_min": eta_min}
         super().__init__(optimizer, last_epoch)
@@ -50,8 +50,7 @@ class _Cycling(LRScheduler):
     max_momentum: Any
 
     def _check_momentum(self, optimizer: Any) -> None:
-        if not isinstance(self.cycle_momentum, bool):
-            raise ValueError(f"{self._who}: cycle_momentum must be True or False, got {self.cycle_momentum!r}")
+        check(self._who, flag, cycle_momentum=self.cycle_momentum)
         check_length(self._who, "base_momentum", self.base_momentum, optimizer)
         check_length(self._who, "max_momentum", self.max_momentum, optimizer)
         optimizer = inner_of(self._who, optimizer)
@@ -113,8 +112,16 @@ class CyclicLR(_Cycling):
             gamma=gamma, scale_fn=scale_fn, scale_mode=scale_mode, cycle_momentum=cycle_momentum,
             base_momentum=base_momentum, max_momentum=max_momentum,
         )  # fmt: skip
-        if scale_mode not in ("cycle", "iterations"):
-            raise ValueError(f"CyclicLR: scale_mode must be 'cycle' or 'iterations', got scale_mode={scale_mode!r}")
+        check("CyclicLR", OneOf("cycle", "iterations"), scale_mode=scale_mode)
+        check("CyclicLR", OneOf("triangular", "triangular2", "exp_range"), mode=mode)
+        check("CyclicLR", above_zero, step_size_up=step_size_up)
+        if step_size_down is not None:
+            check("CyclicLR", above_zero, step_size_down=step_size_down)
+        check("CyclicLR", at_least_zero, gamma=gamma)
+        if scale_fn is not None and not callable(scale_fn):
+            raise ValueError(f"CyclicLR: scale_fn must be a function of the cycle or of t, got scale_fn={scale_fn!r}")
+        check_each("CyclicLR", at_least_zero, base_lr=base_lr, max_lr=max_lr)
+        check_each("CyclicLR", below_one, base_momentum=base_momentum, max_momentum=max_momentum)
         check_length("CyclicLR", "base_lr", base_lr, optimizer)
         check_length("CyclicLR", "max_lr", max_lr, optimizer)
         self._check_momentum(optimizer)
@@ -172,9 +179,15 @@ class OneCycleLR(_Cycling):
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR: needs either total_steps, or epochs and steps_per_epoch")
+            check("OneCycleLR", count, epochs=epochs, steps_per_epoch=steps_per_epoch)
             total_steps = epochs * steps_per_epoch
-        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
-            raise ValueError(f"OneCycleLR: total_steps must be an int >= 1, got total_steps={total_steps!r}")
+        check("OneCycleLR", count, total_steps=total_steps)
+        check("OneCycleLR", OneOf("cos", "linear"), anneal_strategy=anneal_strategy)
+        check("OneCycleLR", flag, three_phase=three_phase)
+        check("OneCycleLR", _half if three_phase else fraction, pct_start=pct_start)
+        check("OneCycleLR", above_zero, div_factor=div_factor, final_div_factor=final_div_factor)
+        check_each("OneCycleLR", at_least_zero, max_lr=max_lr)
+        check_each("OneCycleLR", _momentum, base_momentum=base_momentum, max_momentum=max_momentum)
         self._keep(
             max_lr=max_lr, total_steps=total_steps, pct_start=pct_start, anneal_strategy=anneal_strategy,
             cycle_momentum=cycle_momentum, base_momentum=base_momentum, max_momentum=max_momentum,
@@ -182,7 +195,6 @@ class OneCycleLR(_Cycling):
         )  # fmt: skip
         check_length("OneCycleLR", "max_lr", max_lr, optimizer)
         self._check_momentum(optimizer)
-        self._schedule(1.0, div_factor, final_div_factor)
         self._bind(optimizer, last_epoch)
         if last_epoch == -1:
             self._set_initial_lr()
@@ -211,3 +223,13 @@ class OneCycleLR(_Cycling):
         schedule = self._schedule(low, low / high, 1.0)
         value = schedule.unclamped(t)
         return value if value < 1 else schedule(t)
+
+
+def _half(x: Any) -> bool:
+    """a number in [0, 0.5] with three_phase"""  # noqa: D400
+    return fraction(x) and x <= 0.5
+
+
+def _momentum(x: Any) -> bool:
+    """a number in (0, 1)"""  # noqa: D400
+    return below_one(x) and x > 0

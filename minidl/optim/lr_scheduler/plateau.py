@@ -8,8 +8,9 @@ from typing import Any
 
 from ...compiler.record import replayed
 from ..base import Optimizer
-from ..groups import ParamGroup
-from .base import LRScheduler, check_length, for_group
+from ..groups import ParamGroup, at_least_zero, below_one, check, flag
+from ..rules import OneOf, count, count_from_zero
+from .base import LRScheduler, check_each, check_length, for_group
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -36,14 +37,12 @@ class ReduceLROnPlateau(LRScheduler):
         threshold_mode: str = "rel", cooldown: int = 0, min_lr: float | list[float] = 0.0, eps: float = 1e-8,
     ):  # fmt: skip
         who = self._who
-        for name, word, choices in (("mode", mode, ("min", "max")), ("threshold_mode", threshold_mode, ("rel", "abs"))):
-            if word not in choices:
-                raise ValueError(f"{who}: {name} must be {choices[0]!r} or {choices[1]!r}, got {name}={word!r}")
-        if not 0 <= factor < 1:
-            raise ValueError(f"{who}: factor must be in [0, 1), got factor={factor!r}")
-        for name, value in (("patience", patience), ("threshold", threshold), ("cooldown", cooldown), ("eps", eps)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{who}: {name} must be a finite number >= 0, got {name}={value!r}")
+        check(who, OneOf("min", "max"), mode=mode)
+        check(who, OneOf("rel", "abs"), threshold_mode=threshold_mode)
+        check(who, below_one, factor=factor)
+        check(who, count_from_zero, patience=patience, cooldown=cooldown)
+        check(who, at_least_zero, threshold=threshold, eps=eps)
+        check_each(who, at_least_zero, min_lr=min_lr)
         check_length(who, "min_lr", min_lr, optimizer)
         self.mode, self.factor, self.patience, self.threshold = mode, factor, patience, threshold
         self.threshold_mode, self.cooldown, self.min_lr, self.eps = threshold_mode, cooldown, min_lr, eps
@@ -133,12 +132,11 @@ class GreedyLR(ReduceLROnPlateau):
         min_lr: float | list[float] = 1e-3, max_lr: float | list[float] = 1.0, eps: float = 1e-8,
         smooth: bool = False, window_size: int = 50, reset_start: int = 500,
     ):  # fmt: skip
-        counts = {"warmup": (warmup, 0), "window_size": (window_size, 1), "reset_start": (reset_start, 1)}
-        for name, (value, low) in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"GreedyLR: {name} must be an int >= {low}, got {name}={value!r}")
-        if not 0 < factor < 1:
-            raise ValueError(f"GreedyLR: factor must be in (0, 1), got factor={factor!r}")
+        check("GreedyLR", count_from_zero, warmup=warmup)
+        check("GreedyLR", count, window_size=window_size, reset_start=reset_start)
+        check("GreedyLR", _inner_fraction, factor=factor)
+        check("GreedyLR", flag, smooth=smooth)
+        check_each("GreedyLR", at_least_zero, max_lr=max_lr)
         super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
         check_length("GreedyLR", "max_lr", max_lr, optimizer)
         self.warmup, self.max_lr, self.smooth = warmup, max_lr, smooth
@@ -195,3 +193,8 @@ class GreedyLR(ReduceLROnPlateau):
         super()._load(state)
         self.num_good_epochs, self.warmup_counter = state["num_good_epochs"], state["warmup_counter"]
         self.resets_in, self.window = state["resets_in"], list(state["window"])
+
+
+def _inner_fraction(x: Any) -> bool:
+    """a number in (0, 1)"""  # noqa: D400
+    return below_one(x) and x > 0

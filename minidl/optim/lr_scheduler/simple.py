@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from ...compiler.record import replayed
 from .. import schedules
 from ..base import Optimizer
-from ..groups import ParamGroup
-from .base import LRScheduler, check_length, for_group, made, noted
+from ..groups import ParamGroup, at_least_zero, check
+from ..rules import OneOf, above_zero, count, count_from_zero, fraction
+from .base import LRScheduler, check_each, check_length, for_group, made, noted
 
 Factor = Callable[[int], float]
 
@@ -28,10 +31,6 @@ class _Scheduled(LRScheduler):
         self.settings = settings
         for name, value in settings.items():
             setattr(self, name, value)
-        try:
-            self.schedule(1.0)
-        except ValueError as error:
-            raise ValueError(f"{self._who}: {error}") from None
         super().__init__(optimizer, last_epoch)
 
     def at(self, base: float, t: int, i: int) -> float:
@@ -65,6 +64,8 @@ class StepLR(_Scheduled):
     gamma: float
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
+        check("StepLR", above_zero, step_size=step_size)
+        check("StepLR", at_least_zero, gamma=gamma)
         self._begin(optimizer, last_epoch, step_size=step_size, gamma=gamma)
 
     def schedule(self, base: float) -> schedules.Schedule:
@@ -88,7 +89,9 @@ class MultiStepLR(_Scheduled):
     gamma: float
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
-        self._begin(optimizer, last_epoch, milestones=tuple(sorted(milestones)), gamma=gamma)
+        check("MultiStepLR", at_least_zero, gamma=gamma)
+        steps = tuple(sorted(steps_of("MultiStepLR", milestones)))
+        self._begin(optimizer, last_epoch, milestones=steps, gamma=gamma)
 
     def schedule(self, base: float) -> schedules.Schedule:
         schedule: schedules.Schedule = made(schedules.MultiStep, base, self.milestones, self.gamma)
@@ -96,7 +99,9 @@ class MultiStepLR(_Scheduled):
 
 
 class ConstantLR(_Scheduled):
-    """Multiply lr by `factor` for `total_iters` steps, then no more; ValueError unless factor is in [0, 1].
+    """Multiply lr by `factor` for `total_iters` steps, then no more.
+
+    ValueError unless factor is in [0, 1], and for total_iters=0, with which PyTorch keeps the factor for ever.
 
     >>> import minidl as md
     >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.8)
@@ -108,7 +113,8 @@ class ConstantLR(_Scheduled):
     total_iters: int
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1):
-        check_factor("ConstantLR", "factor", factor)
+        check("ConstantLR", fraction, factor=factor)
+        check("ConstantLR", count, total_iters=total_iters)
         self._begin(optimizer, last_epoch, factor=factor, total_iters=total_iters)
 
     def schedule(self, base: float) -> schedules.Schedule:
@@ -121,7 +127,8 @@ class ConstantLR(_Scheduled):
 class LinearLR(_Scheduled):
     """Multiply lr by a factor that goes in a line from start_factor to end_factor in total_iters steps, and stays.
 
-    ValueError unless start_factor is in (0, 1] and end_factor in [0, 1].
+    ValueError unless start_factor is in (0, 1] and end_factor in [0, 1], and for total_iters=0, with which PyTorch
+    keeps start_factor for ever.
 
     >>> import minidl as md
     >>> optimizer = md.optim.SGD([md.tensor([1.0], requires_grad=True)], lr=0.8)
@@ -139,10 +146,9 @@ class LinearLR(_Scheduled):
         self, optimizer: Optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0, total_iters: int = 5,
         last_epoch: int = -1,
     ):  # fmt: skip
-        check_factor("LinearLR", "start_factor", start_factor)
-        check_factor("LinearLR", "end_factor", end_factor)
-        if start_factor == 0:
-            raise ValueError("LinearLR: start_factor must be > 0, got start_factor=0")
+        check("LinearLR", _start_fraction, start_factor=start_factor)
+        check("LinearLR", fraction, end_factor=end_factor)
+        check("LinearLR", count, total_iters=total_iters)
         settings = {"start_factor": start_factor, "end_factor": end_factor, "total_iters": total_iters}
         self._begin(optimizer, last_epoch, **settings)
 
@@ -167,6 +173,7 @@ class ExponentialLR(_Scheduled):
     gamma: float
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1):
+        check("ExponentialLR", at_least_zero, gamma=gamma)
         self._begin(optimizer, last_epoch, gamma=gamma)
 
     def schedule(self, base: float) -> schedules.Schedule:
@@ -189,6 +196,7 @@ class PolynomialLR(_Scheduled):
     power: float
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1):
+        check("PolynomialLR", above_zero, total_iters=total_iters, power=power)
         self._begin(optimizer, last_epoch, total_iters=total_iters, power=power)
 
     def schedule(self, base: float) -> schedules.Schedule:
@@ -215,6 +223,8 @@ class CosineAnnealingLR(_Scheduled):
     eta_min: float
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
+        check("CosineAnnealingLR", above_zero, T_max=T_max)
+        check("CosineAnnealingLR", at_least_zero, eta_min=eta_min)
         self._begin(optimizer, last_epoch, T_max=T_max, eta_min=eta_min)
 
     def schedule(self, base: float) -> schedules.Schedule:
@@ -326,10 +336,9 @@ class SWALR(LRScheduler):
         last_epoch: int = -1,
     ):  # fmt: skip
         check_length("SWALR", "swa_lr", swa_lr, optimizer)
-        if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"SWALR: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy=}")
-        if isinstance(anneal_epochs, bool) or not isinstance(anneal_epochs, int) or anneal_epochs < 0:
-            raise ValueError(f"SWALR: anneal_epochs must be an int >= 0, got {anneal_epochs=}")
+        check_each("SWALR", at_least_zero, swa_lr=swa_lr)
+        check("SWALR", OneOf("cos", "linear"), anneal_strategy=anneal_strategy)
+        check("SWALR", count_from_zero, anneal_epochs=anneal_epochs)
         self.swa_lr, self.anneal_epochs, self.anneal_strategy = swa_lr, anneal_epochs, anneal_strategy
         names = ("swa_lr", "anneal_epochs", "anneal_strategy")
         self.settings = {name: getattr(self, name) for name in names}
@@ -353,7 +362,19 @@ class SWALR(LRScheduler):
         return float(made(schedules.PiecewiseInterpolate, (0, self.anneal_epochs), (base, end), kind)(t))
 
 
-def check_factor(who: str, name: str, value: float) -> None:
-    """Raise ValueError for a factor outside [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{who}: {name} must be in [0, 1], got {name}={value!r}")
+def _start_fraction(x: Any) -> bool:
+    """a number in (0, 1]"""  # noqa: D400
+    return fraction(x) and x > 0
+
+
+def steps_of(who: str, milestones: Any) -> list[int]:
+    """Return milestones as plain ints; ValueError unless they are steps >= 0."""
+    several = isinstance(milestones, Iterable) and not isinstance(milestones, str)
+    plain = [x.item() if isinstance(x, np.generic) else x for x in milestones] if several else milestones
+    check(who, _are_steps, milestones=plain)
+    return list(plain)
+
+
+def _are_steps(x: Any) -> bool:
+    """a list of ints >= 0"""  # noqa: D400
+    return isinstance(x, list) and all(map(count_from_zero, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,10 @@ def number(schedule: Any, rule: str, allowed: Callable[[float], bool], *names: s
 def checked(schedule: Any, rule: str, allowed: Callable[[float], bool], name: str, value: Any) -> Any:
     """Return a number as a plain Python one, if it is allowed."""
     plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not allowed(plain):
+    known = isinstance(plain, (int, float)) and not isinstance(plain, bool)
+    if isinstance(plain, int) and abs(plain) > sys.float_info.max:
+        known = False  # too large for a float
+    if not known or not allowed(plain):
         raise ValueError(f"{type(schedule).__name__}: {name} must be {rule}, got {name}={value!r}")
     return plain
 
@@ -68,8 +72,25 @@ def numbers(schedule: Any, name: str, increasing: bool = False) -> None:
     object.__setattr__(schedule, name, values)
 
 
+def flags(schedule: Any, *names: str) -> None:
+    """Check for True or False."""
+    for name in names:
+        if not isinstance(value := getattr(schedule, name), bool):
+            raise ValueError(f"{type(schedule).__name__}: {name} must be True or False, got {name}={value!r}")
+
+
 def schedules(schedule: Any, name: str, given: Iterable[Any]) -> None:
     """Check for functions of the step; plain functions are allowed, numbers are not."""
     for x in given:
         if not callable(x) or isinstance(x, type):
-            raise ValueError(f"{type(schedule).__name__}: {name} must be schedules, functions of the step, got {x!r}")
+            rule = f"{name} must be schedules, functions of the step"
+            raise ValueError(f"{type(schedule).__name__}: {rule}, got {name}={x!r}")
+
+
+def sequence(schedule: Any, name: str) -> tuple[Any, ...]:
+    """Check for several things; they become a tuple."""
+    given = getattr(schedule, name)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{type(schedule).__name__}: {name} must be a sequence, got {name}={given!r}")
+    object.__setattr__(schedule, name, tuple(given))
+    return tuple(getattr(schedule, name))

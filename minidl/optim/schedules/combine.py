@@ -80,6 +80,7 @@ class Warmup(Schedule):
         checks.schedules(self, "schedule", [self.schedule])
         checks.at_least_zero(self, "steps", "start")
         checks.one_of(self, "kind", ("linear", "constant", "exponential", "cosine", "1-sqrt"))
+        checks.flags(self, "zero_first", "delay")
         if self.kind == "exponential":
             checks.positive(self, "start")
 
@@ -114,8 +115,7 @@ class Join(Schedule):
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schedules", tuple(self.schedules))
-        checks.schedules(self, "schedules", self.schedules)
+        checks.schedules(self, "schedules", checks.sequence(self, "schedules"))
         checks.numbers(self, "boundaries", increasing=True)
         if len(self.schedules) != len(self.boundaries) + 1:
             raise ValueError(
@@ -140,8 +140,7 @@ class Product(Schedule):
     factors: tuple[Function, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factors", tuple(self.factors))
-        checks.schedules(self, "factors", self.factors)
+        checks.schedules(self, "factors", checks.sequence(self, "factors"))
 
     def value(self, t: float) -> float:
         return math.prod(factor(t) for factor in self.factors)
@@ -159,8 +158,7 @@ class Sum(Schedule):
     parts: tuple[Function, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts))
-        checks.schedules(self, "parts", self.parts)
+        checks.schedules(self, "parts", checks.sequence(self, "parts"))
 
     def value(self, t: float) -> float:
         return sum(part(t) for part in self.parts)
@@ -327,8 +325,7 @@ class Several:
     parts: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts))
-        for part in self.parts:
+        for part in checks.sequence(self, "parts"):
             if not callable(part):
                 checks.checked(self, "finite numbers or schedules", math.isfinite, "parts", part)
 

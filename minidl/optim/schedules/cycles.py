@@ -126,6 +126,7 @@ class OneCycle(Schedule):
         checks.positive(self, "div_factor", "final_div_factor")
         checks.share(self, "pct_start")
         checks.one_of(self, "anneal", ("cos", "linear"))
+        checks.flags(self, "three_phase")
         if self.three_phase:
             checks.number(self, "at most 0.5 with three_phase", lambda x: x <= 0.5, "pct_start")
 

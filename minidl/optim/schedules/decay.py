@@ -68,6 +68,8 @@ class MultiStep(Schedule):
         checks.at_least_zero(self, "gamma")
         checks.numbers(self, "milestones")
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
+        if min(self.milestones, default=0) < 0:
+            raise ValueError(f"MultiStep: milestones must be steps >= 0, got milestones={self.milestones!r}")
 
     def value(self, t: float) -> float:
         return self.start * self.gamma ** bisect_right(self.milestones, t)
@@ -95,6 +97,7 @@ class Exponential(Schedule):
         checks.finite(self, "start", *[] if self.end is None else ["end"])
         checks.at_least_zero(self, "gamma", "begin")
         checks.positive(self, "steps")
+        checks.flags(self, "staircase")
 
     def value(self, t: float) -> float:
         x = max(t - self.begin, 0) / self.steps
@@ -150,6 +153,7 @@ class Polynomial(Schedule):
         checks.finite(self, "start", "end")
         checks.positive(self, "steps", "power")
         checks.at_least_zero(self, "begin")
+        checks.flags(self, "cycle")
 
     def value(self, t: float) -> float:
         t = max(t - self.begin, 0)
@@ -203,6 +207,7 @@ class InverseTime(Schedule):
         checks.finite(self, "start")
         checks.positive(self, "steps", "power")
         checks.at_least_zero(self, "rate")
+        checks.flags(self, "staircase")
 
     def value(self, t: float) -> float:
         x = t / self.steps
@@ -228,6 +233,7 @@ class InverseSqrt(Schedule):
     def __post_init__(self) -> None:
         checks.finite(self, "peak")
         checks.at_least_zero(self, "warmup_steps")
+        checks.flags(self, "zero_first")
         if self.timescale is not None or not self.warmup_steps:
             checks.positive(self, "timescale")
 
