@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .engine import backend
+
 _lock = threading.Lock()
 _seed = int.from_bytes(os.urandom(8), "little")
 _draws = 0
@@ -34,6 +36,8 @@ def seed(value: int) -> None:
         raise TypeError(f"seed: must be an integer, got {type(value).__name__}") from None
     if not 0 <= number < 2**64:
         raise ValueError(f"seed: must be in [0, 2**64), got {number}")
+    if backend.recorder is not None:  # a captured step starts the stream again at each replay
+        backend.recorder.again("manual_seed", seed, value)
     with _lock:
         _seed, _draws = number, 0
 
@@ -65,6 +69,8 @@ def get_state() -> dict[str, int]:
 def set_state(state: dict[str, Any]) -> None:
     """Go back to a state that `get_state` returned; ValueError if it is not one."""
     global _seed, _draws
+    if backend.recorder is not None:  # going back to a place that was right while recording would repeat masks
+        backend.recorder.refuse("random.set_state (frozen_statistics calls it)")
     if not isinstance(state, dict) or set(state) != {"seed", "draws"}:
         raise ValueError(f"set_state: needs the keys 'seed' and 'draws' of get_state(), got {state!r}")
     new_seed, draws = operator.index(state["seed"]), operator.index(state["draws"])

@@ -31,7 +31,7 @@ ALLOWED = {  # part -> the parts it may import, besides itself
     "random": {"engine"},
     "_cache": set(),
     "_frozen": {"random"},
-    "compiler": {"engine", "_cache"},
+    "compiler": {"engine", "_cache", "_frozen"},
     "ops": {"engine", "random", "compiler"},
     "creation": BASE,
     "func": BASE,
@@ -50,7 +50,7 @@ ALLOWED = {  # part -> the parts it may import, besides itself
     "__main__": {"_installation"},
     "__init__": LIBRARY | {"train"},  # the public face
 }
-LIMITS = {"engine's core": 1000, "engine": 1475, "compiler": 1100, "ops": 2450, "nn": 2200, "all": 18000}
+LIMITS = {"engine's core": 1000, "engine": 1475, "compiler": 1200, "ops": 2450, "nn": 2200, "all": 18000}
 # What takes a derivative. Beside it the engine has devices, grad modes, hooks, anomaly mode, messages and check_grad.
 CORE = {f"minidl/engine/{name}.py" for name in ("node", "op", "calls", "tensor", "gradient", "autograd")}
 FILE_LIMIT = 400

@@ -7,17 +7,19 @@ which something differs is recorded anew, and has a program of its own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
+from .._frozen import is_frozen
 from ..engine.backend import get_default_dtype
-from ..engine.node import Leaf, mode, stamp_all
+from ..engine.node import mode, stamp_all
 from ..engine.tensor import TENSORS, Tensor, wrap
-from .record import Recorder, Ref, rebuild
+from .record import GRAD, Recorder, Ref, rebuild
 from .replay import Program
-from .traced import SLOT, CaptureError, Traced, active, layout, lowered
+from .traced import SLOT, CaptureError, Traced, active, layout, lowered, owner_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,8 +53,12 @@ class capture(Generic[P, R]):
     (printing, counting) runs only while the step is recorded.
 
     Arguments and results are tensors, arrays, numbers and nested lists, tuples and dictionaries of them; results are
-    copies, without a graph. CaptureError for what cannot be replayed: reading a value (`item`, `if loss > 1`), an array
-    whose shape depends on values (`x[x > 0]`), an array made anew outside the arguments.
+    copies, without a graph. A gradient that it leaves in `.grad` lies in the program's memory, which the next replay
+    writes over: copy() one to be kept. NumPy calls on arrays taken out of tensors (`t.data`) take part as far as an
+    array of the step is among their operands.
+
+    CaptureError for what cannot be replayed: reading a value (`item`, `if loss > 1`), an array whose shape depends on
+    values (`x[x > 0]`), an array made anew outside the arguments.
 
     `print(fast)` lists the programs, a line a kernel; `print(fast.profile(...))` adds the time of each.
 
@@ -73,11 +79,17 @@ class capture(Generic[P, R]):
         self.step = step
         self.programs: list[Replay] = []
         self._taken: list[_Taken] = []  # not yet confirmed by another call
-        self._leaves: list[Tensor] | None = None  # that a step moves; known after the first recording
+        self._modules: list[Any] = []  # that took part in the last recording
+        self._differed = False  # whether the last two recordings did
 
     @property
     def _who(self) -> str:
         return f"capture({getattr(self.step, '__name__', type(self.step).__name__)})"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        raise CaptureError(f"{self._who}: decorates a function, not a method; write self.step = md.capture(self.step)")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step: a replay if there is a program for these arguments, else recorded."""
@@ -92,22 +104,30 @@ class capture(Generic[P, R]):
 
     def _key(self, tree: Any, arrays: list[np.ndarray]) -> Any:
         """Collect the arrays among the arguments; return what must be equal for a program to fit."""
+        return (self._token(tree, arrays), mode.record, get_default_dtype(), is_frozen())
 
-        def look(x: Any) -> Any:
-            array = x.array if type(x) in TENSORS else x
-            if not isinstance(array, np.ndarray):
-                if type(array).__module__.startswith("cupy"):
-                    raise CaptureError(f"{self._who}: captures steps on the CPU only; call the step itself on a GPU")
-                return (type(x), x)
-            if type(x) in TENSORS and x.node is not None:
+    def _token(self, x: Any, arrays: list[np.ndarray]) -> Any:
+        if type(x) is dict:
+            return (dict, tuple(x), tuple([self._token(y, arrays) for y in x.values()]))
+        if type(x) in (list, tuple):
+            return (type(x), tuple([self._token(y, arrays) for y in x]))
+        array = x.array if type(x) in TENSORS else x
+        if not isinstance(array, np.ndarray):
+            if type(array).__module__.startswith("cupy"):
+                raise CaptureError(f"{self._who}: captures steps on the CPU only; call the step itself on a GPU")
+            if not isinstance(x, (bool, int, float, str, np.generic, np.dtype, type(None))):
                 raise CaptureError(
-                    f"{self._who}: an argument requires a gradient (shape {x.shape}); only tensors from outside, such "
-                    "as parameters, may; pass x.detach()"
+                    f"{self._who}: an argument is a {type(x).__name__}, which may change unseen; pass tensors, arrays, "
+                    "numbers, texts and lists, tuples and dictionaries of them"
                 )
-            arrays.append(array)
-            return (type(x), array.shape, array.strides, array.dtype)
-
-        return (rebuild(tree, look), mode.record, get_default_dtype())
+            return (type(x), repr(x))  # -0.0 is not 0.0, and NaN is NaN
+        if type(x) in TENSORS and x.node is not None:
+            raise CaptureError(
+                f"{self._who}: an argument requires a gradient (shape {x.shape}); only tensors from outside, such as "
+                "parameters, may; pass x.detach()"
+            )
+        arrays.append(array)
+        return (type(x), array.shape, array.strides, array.dtype)
 
     def profile(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Run the step for these arguments a hundred times; return the listing with the median time of each line.
@@ -131,8 +151,8 @@ class capture(Generic[P, R]):
                 "tensors, keep batches to a few shapes, or call the step itself"
             )
         old = next((taken for taken in self._taken if taken.conditions.hold(key)), None)
-        before = None if self._leaves is None else tuple([t._grad is not None for t in self._leaves])
-        own = [x if x.base is None else x.copy("K") for x in given]
+        attributes = {id(m): (m, dict(vars(m))) for m in self._modules}
+        own = [x.copy("K") for x in given]  # two arguments, or an argument and a parameter, may be one array
         recorder = Recorder(self._who, own)
         rest = iter([x.view(Traced) for x in own])
         outputs: list[Ref] = []
@@ -146,31 +166,37 @@ class capture(Generic[P, R]):
             outputs.append(recorder.ref(SLOT.__get__(x) if type(x) in TENSORS else x))
             return _Place(len(outputs) - 1, type(x) not in TENSORS)
 
-        new_args, new_kwargs = rebuild((args, kwargs), traced)
+        passed = rebuild((args, kwargs), traced)
         with recorder:
             try:
-                result = rebuild(self.step(*new_args, **new_kwargs), noted)
+                result = rebuild(self.step(*passed[0], **passed[1]), noted)
             finally:
-                leaves = [t for t, _, node in recorder.tensors.values() if type(node) is Leaf]
-                grads = [(t, None if t._grad is None else recorder.ref(SLOT.__get__(t._grad))) for t in leaves]
-                for t in leaves:  # what outlives the recording has plain arrays, and no graph of traced ones
-                    if t._grad is not None and type(SLOT.__get__(t._grad)) is Traced:
-                        t._grad = wrap(lowered(SLOT.__get__(t._grad)))
-        self._leaves = leaves
+                grads = recorder.gradients([t for t, _, _ in recorder.first.values()])
+                for t, _, _ in recorder.first.values():  # what outlives the recording has plain arrays, and no graph
+                    g = GRAD.__get__(t)
+                    if g is not None and type(SLOT.__get__(g)) is Traced:
+                        GRAD.__set__(t, wrap(lowered(SLOT.__get__(g))))
+        if any(x.node is not None for x in _tensors(passed)):
+            raise CaptureError(f"{self._who}: an argument was made to require a gradient in the step; do it outside")
+        for x, value in zip([*given, *recorder.outside], recorder.inputs, strict=True):
+            if value.written:
+                np.copyto(x, value.owner)
         values = [ref.array.copy() for ref in outputs]
-        conditions = Conditions(key, recorder, leaves, before)
+        self._modules = [module for module, _ in recorder.modules.values()]
+        conditions = Conditions(key, recorder, attributes)
         self._compare(old, _Taken(recorder, conditions, result, outputs, grads))
         return _filled(result, values.__getitem__)
 
     def _compare(self, old: _Taken | None, new: _Taken) -> None:
         """Make a program if an earlier recording did the same; CaptureError if it should have and did not."""
-        difference = _difference(old.recorder, new.recorder) if old is not None else ""
+        difference = _difference(old, new) if old is not None else ""
         self._taken = [taken for taken in self._taken[-3:] if taken is not old]
         if difference is None:
             self.programs.append(Replay(new))
             return
         self._taken.append(new)
-        if old is not None and old.conditions.before is not None:
+        again, self._differed = self._differed, bool(difference)
+        if difference and again:  # once may be what is made at the first call and kept
             raise CaptureError(
                 f"{self._who}: two calls with like arguments did different things: {difference}; what changes from "
                 "call to call must be an argument, or happen outside the step"
@@ -184,22 +210,37 @@ class capture(Generic[P, R]):
 class Conditions:
     """What decides what a step does, besides the values in arrays, as it was when a recording was made."""
 
-    def __init__(self, key: Any, recorder: Recorder, leaves: list[Tensor], before: tuple[bool, ...] | None):
-        self.key, self.leaves, self.before = key, leaves, before
-        self.tensors = list(recorder.tensors.values())
-        self.modules = list(recorder.modules.values())
+    def __init__(self, key: Any, recorder: Recorder, attributes: dict[int, tuple[Any, dict[str, Any]]]):
+        self.key = key
+        self.before = [(t, had) for t, had, read in recorder.first.values() if read]
+        self.tensors = [(*found, _hooks(found[2])) for found in recorder.tensors.values()]
+        self.modules = [attributes.get(i, found) for i, found in recorder.modules.items()]
 
     def hold(self, key: Any) -> bool:
         """Tell whether all is as it was: the arguments, parameters, which have gradients, which layers train."""
         if key != self.key:
             return False
-        for t, array, node in self.tensors:
-            if t.array is not array or t.node is not node:
+        for t, array, node, hooks in self.tensors:
+            if t.array is not array or t.node is not node or (node is not None and _hooks(node) != hooks):
                 return False
-        for module, training in self.modules:
-            if module.training is not training:
-                return False
-        return self.before is None or self.before == tuple([t._grad is not None for t in self.leaves])
+        try:
+            for module, attributes in self.modules:
+                if vars(module) != attributes:
+                    return False
+        except (TypeError, ValueError):  # of another tensor or array, which has no single truth value
+            return False
+        return all([(t._grad is not None) is had for t, had in self.before])
+
+
+def _hooks(node: Any) -> int:
+    return len(node.hooks or ()) if node is not None else 0
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested lists, tuples and dictionaries."""
+    found: list[Tensor] = []
+    rebuild(tree, lambda x: found.append(x) if type(x) in TENSORS else None)
+    return found
 
 
 class Replay:
@@ -207,27 +248,37 @@ class Replay:
 
     def __init__(self, taken: _Taken):
         self.fits, self.result = taken.conditions.hold, taken.result
+        self.lock = threading.Lock()
         self.continued = [value.leaf for value in taken.recorder.inputs if value.leaf is not None]
+        self.changed = [bool(value.written) for value in taken.recorder.inputs]
         self.program = Program(taken.recorder, taken.outputs, taken.grads)
         self.written = [r.array for e in taken.recorder.entries for r in e.writes if r.value.kind == "outside"]
 
     def inputs(self, given: list[np.ndarray]) -> list[np.ndarray]:
         """Return the inputs of the program for these arguments, copied to where it reads them if it must be."""
         inputs = given + [t._grad.array for t in self.continued if t._grad is not None]
-        for x, place in zip(inputs, self.program.copied, strict=True):
-            if place is not None and place is not x:
-                np.copyto(place, x)
+        for i, place in enumerate(self.program.copied):
+            if place is not None and place is not inputs[i]:
+                np.copyto(place, inputs[i])
+            elif id(inputs[i] if inputs[i].base is None else owner_of(inputs[i])) in self.program.owned:
+                inputs[i] = inputs[i].copy()  # a gradient of the last replay, whose memory this one writes
         return inputs
 
     def run(self, given: list[np.ndarray]) -> Any:
         """Replay the step for these arguments."""
-        program, inputs = self.program, self.inputs(given)
-        program.run(*inputs)
-        for t, g in program.grads:
-            t._grad = g
-        if self.written:
-            stamp_all(self.written)
-        return _filled(self.result, lambda i: program.output(i, inputs))
+        program = self.program
+        with self.lock:
+            targets = given + [t._grad.array for t in self.continued if t._grad is not None]
+            inputs = self.inputs(given)
+            program.run(*inputs)
+            for x, target, place, changed in zip(inputs, targets, program.copied, self.changed, strict=True):
+                if changed and (place is not None or x is not target):
+                    np.copyto(target, x if place is None else place)
+            for t, g in program.grads:
+                t._grad = g
+            if self.written:
+                stamp_all(self.written)
+            return _filled(self.result, lambda i: program.output(i, inputs))
 
 
 def _filled(result: Any, value: Callable[[int], np.ndarray]) -> Any:
@@ -241,8 +292,9 @@ def _filled(result: Any, value: Callable[[int], np.ndarray]) -> Any:
     return rebuild(result, fill)
 
 
-def _difference(old: Recorder, new: Recorder) -> str | None:
+def _difference(old_taken: _Taken, new_taken: _Taken) -> str | None:
     """Say in words where two recordings differ, or return None."""
+    old, new = old_taken.recorder, new_taken.recorder
     pairs: dict[Any, Any] = {}
 
     def same(a: Any, b: Any) -> bool:
@@ -257,7 +309,7 @@ def _difference(old: Recorder, new: Recorder) -> str | None:
             return len(a) == len(b) and all(map(same, a, b))
         if isinstance(a, dict):
             return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-        return a is b or (isinstance(a, (int, float, str, slice, np.dtype)) and repr(a) == repr(b))
+        return a is b or (isinstance(a, (int, float, str, slice, np.dtype, np.generic)) and repr(a) == repr(b))
 
     for i, (a, b) in enumerate(zip(old.entries, new.entries, strict=False)):
         if a.name != b.name:
@@ -268,6 +320,9 @@ def _difference(old: Recorder, new: Recorder) -> str | None:
                 return f"call {i}, {a.name}, had another {what}: {_shown(x)}, then {_shown(y)}"
     if len(old.entries) != len(new.entries):
         return f"{len(old.entries)} calls, then {len(new.entries)}"
+    for what in ("result", "outputs", "grads"):
+        if not same(getattr(old_taken, what), getattr(new_taken, what)):
+            return "another result" if what != "grads" else "other gradients in the end"
     return None
 
 

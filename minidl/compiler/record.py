@@ -21,12 +21,16 @@ from ..engine.node import Leaf
 from ..engine.tensor import Tensor
 from .traced import REDUCTIONS, SLOT, TRACED, CaptureError, Traced, active, arrays, lowered, method_of, owner_of
 
+GRAD: Any = Tensor.__dict__["_grad"]
 _lock = threading.RLock()  # one step is recorded at a time
 
 # What decides a shape by values could not be replayed for another batch.
 BY_VALUE = {"argwhere", "bincount", "compress", "extract", "flatnonzero", "histogram", "nonzero", "unique"}
 POWERS: dict[float, np.ufunc] = {-1: np.reciprocal, 0.5: np.sqrt, 1: np.positive, 2: np.square}
-WRITERS = {"at", "copyto", "fill", "fill_diagonal", "place", "put", "put_along_axis", "putmask", "setitem", "sort"}
+WRITERS = {
+    "at", "copyto", "fill", "fill_diagonal", "partition", "place", "put", "put_along_axis", "putmask", "resize",
+    "setfield", "setitem", "sort",
+}  # fmt: skip
 TAKES_OUT = {
     "accumulate", "all", "any", "argmax", "argmin", "clip", "concatenate", "cumprod", "cumsum", "dot", "einsum", "mean",
     "reduce", "std", "take", "trace", "var",
@@ -122,11 +126,16 @@ class Recorder:
         self.thread = threading.get_ident()
         self.entries: list[Entry] = []
         self.tensors: dict[int, tuple[Tensor, np.ndarray, Any]] = {}  # met from outside, with their array and node
-        self.modules: dict[int, tuple[Any, bool]] = {}  # called, and whether in training
+        self.modules: dict[int, tuple[Any, dict[str, Any]]] = {}  # called, and their attributes then
+        self.first: dict[
+            int, tuple[Tensor, bool, bool]
+        ] = {}  # leaf, had it a gradient, was that read before it was set
+        self.moved: set[int] = set()  # leaves that were given a gradient
         self._current: dict[int, Value] = {}  # id of a memory's owner -> its value now
         self._lifted: dict[int, Traced] = {}
         self._kept: list[Any] = []  # so that no id is used twice
         self.inputs = [self._new("input", x) for x in inputs]
+        self.outside: list[np.ndarray] = []  # for each input that is no argument, what it is a copy of
 
     # ---- on and off --------------------------------------------------------------------------------------------------
 
@@ -139,10 +148,12 @@ class Recorder:
         MODULES[Traced] = TRACED
         HOST.add(TRACED)
         setattr(Tensor, "array", property(_read, SLOT.__set__))  # noqa: B010
+        setattr(Tensor, "_grad", property(_read_grad, _write_grad))  # noqa: B010
         return self
 
     def __exit__(self, *exc: object) -> None:
         setattr(Tensor, "array", SLOT)  # noqa: B010
+        setattr(Tensor, "_grad", GRAD)  # noqa: B010
         HOST.discard(TRACED)
         MODULES.pop(Traced)
         self._switch(False)
@@ -174,15 +185,16 @@ class Recorder:
 
     def lift(self, tensor: Tensor, array: np.ndarray) -> Traced:
         """Return the traced form of the array of a tensor from outside the step."""
+        leaf = next((t for t, _, _ in self.tensors.values() if GRAD.__get__(t) is tensor), None)
+        if leaf is None and id(tensor) not in self.tensors:
+            self.tensors[id(tensor)] = (tensor, array, tensor.node)
         if id(array) not in self._lifted:
             self._kept.append(array)
-            self._lifted[id(array)] = array.view(Traced)
-        if id(tensor) not in self.tensors:
-            leaf = next((t for t, _, _ in self.tensors.values() if t._grad is tensor), None)
-            if leaf is None:
-                self.tensors[id(tensor)] = (tensor, array, tensor.node)
-            elif self._current.get(id(owner_of(array))) is None:  # a gradient from before: the next step has another
-                self.inputs.append(self._new("input", owner_of(array), leaf))
+            own = array if leaf is None else array.copy("K")
+            self._lifted[id(array)] = own.view(Traced)
+            if leaf is not None:  # a gradient from before: the next step has another
+                self.inputs.append(self._new("input", own, leaf))
+                self.outside.append(array)
         return self._lifted[id(array)]
 
     # ---- calls -------------------------------------------------------------------------------------------------------
@@ -198,12 +210,15 @@ class Recorder:
     ) -> Any:
         """Run a function on arrays and note it; what it returns becomes traced."""
         base = name.rpartition(".")[2]
+        changes = keywords.get("inplace") or keywords.get("copy") is False or (base == "byteswap" and len(args) > 1)
+        if base in ("byteswap", "nan_to_num") and changes:
+            raise CaptureError(f"{self.who}: {base} in place cannot be replayed; use the new array that it returns")
         if base in BY_VALUE or (base == "where" and len(args) == 1):
             raise CaptureError(
                 f"{self.who}: {base} makes an array whose shape depends on values, which differ from step to step; use "
                 "where(condition, a, b), or do it outside the step and pass the result as an argument"
             )
-        if base in REDUCTIONS and keywords.keys() <= {"axis", "keepdims"}:
+        if base in REDUCTIONS and keywords.keys() <= {"axis", "keepdims"} and len(args) < 3:
             name, base, function = (
                 f"{REDUCTIONS[base].__name__}.reduce",
                 "reduce",
@@ -222,9 +237,9 @@ class Recorder:
         operands, settings = rebuild(args, self._operand), rebuild(settings, self._operand)
         result = function(*rebuild(args, lowered), **rebuild(keywords, lowered))
         entry = Entry(name, function, operands, settings, pure=pure and base not in WRITERS)
-        entry.out = name.startswith("ufunc.") or base in TAKES_OUT
+        entry.out = bool(given) or name.startswith("ufunc.") or base in TAKES_OUT
         changed = [*given, *writes, *(args[:1] if base in WRITERS else ())]
-        fresh = [x for x in given if self._covers(x)]
+        fresh = [x for x in given if self._covers(x)] if "where" not in keywords else []
         entry.writes = tuple(self.written(x) for x in changed if not any(x is y for y in fresh))
         made, returned = ([], result) if given else self._returned(name, args, result)
         for x in (*fresh, *made):
@@ -232,7 +247,9 @@ class Recorder:
         entry.results = tuple(self.ref(x) for x in (*fresh, *made))
         if entry.results or entry.writes or not pure:
             self.entries.append(entry)
-        return out[0] if isinstance(out, tuple) else returned if out is None else out
+        if isinstance(out, tuple):
+            return out if len(out) > 1 else out[0]
+        return returned if out is None else out
 
     def _covers(self, x: np.ndarray) -> bool:
         """Tell whether writing x writes the whole of a memory that the step made: it then has a new value."""
@@ -265,12 +282,25 @@ class Recorder:
         """Run a check of values, now and at each replay."""
         self.call("check", check, (x,), {}, pure=False)
 
+    def again(self, name: str, function: Callable[..., Any], value: Any) -> None:
+        """Note a call that has an effect beside arrays and is being made now; replays make it too."""
+        if active() is self:
+            self.entries.append(Entry(name, function, (value,), {}, pure=False))
+
+    def refuse(self, what: str) -> None:
+        """Raise CaptureError for what cannot be replayed."""
+        if active() is self:
+            raise CaptureError(f"{self.who}: {what} cannot be replayed; do it outside the step")
+
     def effect(self, name: str, function: Callable[..., Any], args: Any, keywords: dict[str, Any]) -> Any:
         """Call back into Python, now and at each replay."""
         if any(isinstance(x, (Tensor, np.ndarray)) for x in (*args, *keywords.values())):
             raise CaptureError(f"{self.who}: {name} is called with a value, which it reads; call it outside the step")
         leaves = [t for t, _, node in self.tensors.values() if type(node) is Leaf]
-        grads = [(t, None if t._grad is None else self.written(SLOT.__get__(t._grad))) for t in leaves]
+        grads = self.gradients(leaves)
+        for _, g in grads:
+            if g is not None:
+                g.value.written += 1  # perhaps
         for value in self._current.values():
             value.written += value.kind == "outside"  # whatever it changes
         self.entries.append(Entry(name, function, args, keywords, pure=False, grads=grads))
@@ -280,10 +310,15 @@ class Recorder:
         finally:
             self._switch(True)
 
+    def gradients(self, leaves: Sequence[Tensor]) -> list[tuple[Tensor, Ref | None]]:
+        """Return the leaves that the step has given a gradient, or taken it from, with what they have now."""
+        moved = [(t, GRAD.__get__(t)) for t in leaves if id(t) in self.moved]
+        return [(t, None if g is None else self.ref(SLOT.__get__(g))) for t, g in moved]
+
     def watch(self, module: Any) -> None:
-        """Remember a module that took part, and whether it was in training."""
+        """Remember a module that took part, and its attributes: whether it trains, its rate, its parameters."""
         if active() is self:
-            self.modules.setdefault(id(module), (module, module.training))
+            self.modules.setdefault(id(module), (module, dict(vars(module))))
 
     def leak(self, name: str) -> CaptureError:
         """Return the error for a value that would become a Python number."""
@@ -305,6 +340,23 @@ def replayed(method: Callable[..., Any]) -> Callable[..., Any]:
         return recorder.effect(method.__qualname__, method, args, keywords)
 
     return call
+
+
+def _read_grad(tensor: Tensor) -> Any:
+    """Read the gradient of a tensor while a step is recorded, noting whether a leaf's from before matters."""
+    value, recorder = GRAD.__get__(tensor), active()
+    if recorder is not None and type(tensor.node) is Leaf and type(SLOT.__get__(tensor)) is np.ndarray:
+        recorder.first.setdefault(id(tensor), (tensor, value is not None, True))
+    return value
+
+
+def _write_grad(tensor: Tensor, value: Any) -> None:
+    recorder = active()
+    outside = type(getattr(tensor, "node", None)) is Leaf and type(SLOT.__get__(tensor)) is np.ndarray
+    if recorder is not None and outside:
+        recorder.first.setdefault(id(tensor), (tensor, False, False))
+        recorder.moved.add(id(tensor))
+    GRAD.__set__(tensor, value)
 
 
 def _read(tensor: Tensor) -> Any:

@@ -6,6 +6,7 @@ that are not needed at the same time share memory. Then the program is written a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
@@ -119,7 +120,9 @@ class Plan:
             return ref.array  # from outside the step
         if layout(memory) == layout(ref):
             return memory
-        flat = memory if memory.flags.c_contiguous else memory.T
+        if not memory.size:
+            return np.empty(ref.shape, ref.dtype)
+        flat = memory.transpose(sorted(range(memory.ndim), key=lambda i: -memory.strides[i]))  # as it lies in memory
         return np.ndarray(ref.shape, ref.dtype, flat.data, ref.offset, ref.strides)
 
 
@@ -138,10 +141,13 @@ class Program:
         self.lines: list[tuple[str, str]] = []  # Python, and what it makes
         self._known: dict[Any, str] = {}
         self.inputs = [f"x{i}" for i in range(len(record.inputs))]
-        self._direct = {v: x for v, x in zip(record.inputs, self.inputs, strict=True) if self._is_direct(v, entries)}
+        shown = [*((False, ref) for ref in outputs), *((True, ref) for ref in kept)]
+        self._direct = {
+            v: x for v, x in zip(record.inputs, self.inputs, strict=True) if self._is_direct(v, entries, shown)
+        }
         self.plan.memory |= {v: self.plan.new(v.owner) for v in record.inputs if v not in self._direct}
+        self.owned = {id(memory) for memory in self.plan.memory.values()}
         self.copied = [self.plan.memory.get(v) for v in record.inputs]
-        self._outputs = [(ref, self._direct.get(self.plan.value(ref))) for ref in outputs]
         for entry in entries:
             if entry.results and entry.results[0].value in self.plan.constant:
                 self._run_now(entry)
@@ -152,16 +158,24 @@ class Program:
         self.source = "\n    ".join([f"def replay({', '.join(self.inputs)}):", *body])
         exec(compile(self.source, f"<{record.who}>", "exec"), self.names)
         self.run: Callable[..., None] = self.names["replay"]
+        direct = [self._direct.get(self.plan.value(ref)) for ref in outputs]
+        self._outputs = [
+            self.inputs.index(x) if x else self.plan.array(r) for x, r in zip(direct, outputs, strict=True)
+        ]
+        for known in (self.plan.memory, self.plan.same, self.plan.constant, self._known, self._direct):
+            known.clear()  # the arrays of the recording are no longer needed
 
-    def _is_direct(self, value: Value, entries: Sequence[Entry]) -> bool:
-        """Tell whether an input is used only as it is passed, or transposed."""
+    def _is_direct(self, value: Value, entries: Sequence[Entry], shown: Sequence[tuple[bool, Ref]]) -> bool:
+        """Tell whether an input is used only as it is passed, or transposed, and is no gradient."""
+        if any(ref.value is value and (g or not ref.whole) for g, ref in shown):
+            return False
         used = [ref for e in entries for ref in (*e.reads(), *e.writes) if ref.value is value]
         return all(ref.whole and layout(ref) in (layout(value.owner), layout(value.owner.T)) for ref in used)
 
     def output(self, i: int, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Return a copy of result i of a replay."""
-        ref, direct = self._outputs[i]
-        return (inputs[self.inputs.index(direct)] if direct else self.plan.array(ref)).copy()
+        where = self._outputs[i]
+        return (inputs[where] if isinstance(where, int) else where).copy()
 
     def moves(self, ref: Ref | None) -> bool:
         """Tell whether a replay gives a leaf this gradient, rather than leave it the one it has."""
@@ -194,13 +208,16 @@ class Program:
                 self.lines.append((f"{self._name(t, 't')}._grad = {name}", ""))
         targets = results or [self._text(ref) for ref in entry.writes]
         function = self._name(entry.function, entry.name.removeprefix("ufunc.").removeprefix("ndarray."))
-        if entry.out and len(targets) == 1:
+        whole = entry.out and (len(targets) == 1 or bool(entry.writes))
+        if whole and len(targets) > 1:
+            keywords.append(f"out=({', '.join(targets)})")
+        elif whole:
             keyword = function in ("maximum", "minimum") or not entry.name.startswith("ufunc.")  # NumPy deprecates it
             (keywords if keyword else args).append(f"out={targets[0]}" if keyword else targets[0])
         line = f"{function}({', '.join([*args, *keywords])})"
         if entry.name in ("empty", "zeros"):
             line = f"{results[0]}.fill(0)"
-        elif results and not (entry.out and len(targets) == 1):
+        elif results and not whole:
             line = f"copyto({results[0]}, {line})" if len(results) == 1 else f"{'[...], '.join(results)}[...] = {line}"
         note = ", ".join(f"{ref.shape} {ref.dtype}, {_size(ref.array.nbytes)}" for ref in entry.results)
         self.lines.append((line, note or ("in place" if entry.writes else "Python")))
@@ -208,7 +225,8 @@ class Program:
     def _number(self, entry: Entry) -> np.dtype | None:
         """Return the dtype that Python numbers take beside the arrays of an elementwise call."""
         found = {ref.dtype for ref in entry.operands()}
-        single = next(iter(found)) if entry.name.startswith("ufunc.") and len(found) == 1 else None
+        plain = entry.name.startswith("ufunc.") and entry.name not in ("ufunc.ldexp", "ufunc.float_power")
+        single = next(iter(found)) if plain and len(found) == 1 else None
         return single if single is not None and single.kind == "f" else None
 
     def _text(self, x: Any, number: np.dtype | None = None) -> str:
@@ -225,7 +243,8 @@ class Program:
             return f"[{inner}]" if isinstance(x, list) else f"({inner}{',' * (len(x) == 1)})"
         if number is not None and type(x) in (int, float):  # NumPy would make it an array at each call
             return self._name(np.asarray(x, number), "c", (repr(x), number))
-        if x is None or type(x) in (bool, int, str, slice) or (type(x) is float and np.isfinite(x)):
+        plain = all(type(i) in (int, type(None)) for i in (x.start, x.stop, x.step)) if type(x) is slice else False
+        if x is None or plain or type(x) in (bool, int, str) or (type(x) is float and np.isfinite(x)):
             return repr(x)
         return self._name(x, "k" if isinstance(x, np.ndarray) else type(x).__name__.lower())
 
@@ -233,7 +252,7 @@ class Program:
         """Return the name of an object in the program: a letter is numbered."""
         key = id(thing) if key is None else key
         if key not in self._known:
-            name = name.rpartition("<locals>.")[2].replace(".", "_")
+            name = re.sub(r"\W", "_", name.rpartition("<locals>.")[2]).lstrip("_") or "call"
             taken = sum(x.rstrip("0123456789") == name for x in self.names)
             self._known[key] = name = f"{name}{taken}" if len(name) == 1 or taken else name
             self.names[name] = thing

@@ -110,8 +110,9 @@ class Traced(np.ndarray):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         indexed = any(True for _ in arrays(key if isinstance(key, tuple) else (key,)))
-        view = None if indexed else lowered(self)[key]
-        if isinstance(view, np.ndarray):
+        plain = lowered(self)
+        view = None if indexed else plain[key]
+        if isinstance(view, np.ndarray) and owner_of(view) is owner_of(plain):
             required().call("copyto", np.copyto, (view.view(Traced), value), {"casting": "unsafe"})
         else:
             required().call("setitem", setitem, (self, key, value), {})
@@ -138,6 +139,15 @@ def _method(name: str) -> Callable[..., Any]:
     return method
 
 
+def _refused(name: str) -> property:
+    def refuse(self: Traced, *_: Any) -> Any:
+        raise required().leak(name)
+
+    return property(refuse, refuse)
+
+
+for _name in ("ctypes", "data", "flat", "imag", "real"):  # ways to the memory that nobody could follow
+    setattr(Traced, _name, _refused(_name))
 # `view` is how an array becomes traced; it makes no other array.
 for _name in dir(np.ndarray):
     if _name in READERS or (callable(getattr(np.ndarray, _name)) and not _name.startswith("_") and _name != "view"):

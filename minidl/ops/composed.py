@@ -6,6 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
+
+from ..engine import backend
 from ..engine.backend import MODULES
 from ..engine.op import takes
 from ..engine.tensor import TENSORS, wrap
@@ -35,3 +38,12 @@ def composed(function: F) -> F:
         return out if any(type(x) in TENSORS for x in (*args[1:], *settings.values())) else out.array
 
     return call  # type: ignore[return-value]
+
+
+def look(x: Any, check: Callable[[np.ndarray], None]) -> None:
+    """Check values on the CPU, at each replay of a captured step too. On a GPU nobody looks: it would wait."""
+    array = getattr(x, "array", x)
+    if type(array) is np.ndarray:
+        check(array)
+    elif isinstance(array, np.ndarray):
+        backend.recorder.look(check, array)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..engine.op import Op
 from .activations import softplus
-from .composed import composed
+from .composed import composed, look
 from .elementwise import absolute, exp, log, minimum, sqrt, where
 from .functions import xlogy
 from .linalg import check_dtypes
@@ -37,18 +37,24 @@ def check_alike(who: str, reduction: str, **named: Any) -> None:
 
 
 def _values_within(who: str, name: str, x: Any, low: float, high: float) -> None:
-    """Raise ValueError for values outside of [low, high], or NaN. On a GPU nobody looks, which would wait for it."""
-    array = getattr(x, "array", x)
-    if isinstance(array, np.ndarray) and array.size and not (array.min() >= low and array.max() <= high):
-        wrong = array[~((array >= low) & (array <= high))]
-        raise ValueError(f"{who}: {name} must be in [{low:g}, {high:g}], got {wrong[0]}")
+    """Raise ValueError for values outside of [low, high], or NaN."""
+
+    def check(array: np.ndarray) -> None:
+        if array.size and not (array.min() >= low and array.max() <= high):
+            wrong = array[~((array >= low) & (array <= high))]
+            raise ValueError(f"{who}: {name} must be in [{low:g}, {high:g}], got {wrong[0]}")
+
+    look(x, check)
 
 
 def _check_signs(who: str, target: Any) -> None:
-    """Raise ValueError for targets of 0, as classes 0 and 1 have. On a GPU nobody looks, which would wait for it."""
-    array = getattr(target, "array", target)
-    if isinstance(array, np.ndarray) and not array.all():
-        raise ValueError(f"{who}: targets must be 1 or -1, got 0; of classes 0 and 1 make 2 t - 1")
+    """Raise ValueError for targets of 0, as classes 0 and 1 have."""
+
+    def check(array: np.ndarray) -> None:
+        if not array.all():
+            raise ValueError(f"{who}: targets must be 1 or -1, got 0; of classes 0 and 1 make 2 t - 1")
+
+    look(target, check)
 
 
 def _check_weights(who: str, input: Any, **named: Any) -> None:
