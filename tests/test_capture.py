@@ -448,7 +448,7 @@ def test_a_profile_times_each_line_and_runs_the_step():
     assert len(text.splitlines()) == len(fast.programs[0].program.lines) + 2
 
 
-# ---- what a review found -----------------------------------------------------------------------------------------
+# ---- edges -----------------------------------------------------------------------------------------------------------
 
 
 def replays(step, arguments, calls=5):

@@ -269,7 +269,7 @@ def test_the_mark_of_a_dead_array_does_not_pass_to_the_next_at_its_address():
         (x * x).sum().backward()
 
 
-# ---- rebinding (DESIGN: p.data = x) ----------------------------------------------------------------------------------
+# ---- rebinding: p.data = x -------------------------------------------------------------------------------------------
 
 
 def test_rebinding_data_adopts_dtype_and_device_and_keeps_the_shape(fake_cuda):
