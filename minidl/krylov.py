@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +63,16 @@ def cg(
     (array([0.0909, 0.6364]), 'negative curvature')
     """
     product, b, size = _problem("cg", A, b)
-    apply = None if preconditioner is None else _product("cg: preconditioner", preconditioner)
+    apply = None if preconditioner is None else _product("cg: preconditioner", preconditioner, size)
     x = _zeros(b) if x0 is None else _like("cg: x0", x0, b)
     r = b if x0 is None else b - product(x)
     used, most = int(x0 is not None), 2 * size if max_iter is None else max_iter
+    scale = _power(b)  # of two: the squares of r / scale neither vanish nor overflow, and no other bit changes
+    x, r = x / scale, r / scale
     z = r if apply is None else apply(r)
-    d, rz, goal = z, _dot(r, z), tol * _norm(b)
+    d, rz, goal = z, _dot(r, z), tol * norm(b) / scale
     reason, direction, curvature = "converged", None, math.nan
-    while _norm(r) > goal:
+    while norm(r) > goal:
         if rz <= 0:
             raise ValueError(f"cg: the preconditioner must be positive definite, but r'Mr = {rz!r} for a residual r")
         if used >= most:
@@ -86,7 +89,9 @@ def cg(
         z = r if apply is None else apply(r)
         before, rz = rz, _dot(r, z)
         d = z + (rz / before) * d
-    return Solution(x, reason, used, _norm(r), _dot(x, b + r) / 2, direction, curvature)
+    x, r = scale * x, scale * r
+    direction = None if direction is None else scale * direction
+    return Solution(x, reason, used, norm(r), _dot(x, b + r) / 2, direction, curvature)
 
 
 def steihaug(
@@ -109,7 +114,7 @@ def steihaug(
     product, g, size = _problem("steihaug", A, g)
     if not 0 < radius < math.inf:
         raise ValueError(f"steihaug: radius must be a finite number > 0, got {radius!r}")
-    length = _norm(g)
+    length = norm(g)
     goal = (min(0.5, math.sqrt(length)) if tol is None else tol) * length
     p, r, used, most = _zeros(g), -g, 0, 2 * size if max_iter is None else max_iter
     d, rr = r, length**2
@@ -122,7 +127,7 @@ def steihaug(
         used += 1
         bend = _dot(d, Ad)
         step = rr / bend if bend > 0 else math.inf
-        if bend <= 0 or _norm(p + step * d) >= radius:
+        if bend <= 0 or norm(p + step * d) >= radius:
             back, ahead = _crossings(p, d, radius)
             step = min((back, ahead), key=lambda t: t * t * bend / 2 - t * rr) if bend <= 0 else ahead
             reason = "boundary" if bend > 0 else "negative curvature"
@@ -132,7 +137,7 @@ def steihaug(
         p, r = p + step * d, r - step * Ad
         before, rr = rr, _dot(r, r)
         d = r + (rr / before) * d
-    return Solution(p, reason, used, _norm(r), _dot(p, r - g) / 2, direction, curvature)
+    return Solution(p, reason, used, norm(r), _dot(p, r - g) / 2, direction, curvature)
 
 
 def minres(
@@ -164,7 +169,7 @@ def minres(
     product, b, size = _problem("minres", A, b)
     most = size if max_iter is None else max_iter
     floor = float(np.finfo(b.dtype).eps) ** 0.5 if null_tol is None else null_tol
-    phi = start = _norm(b)
+    phi = start = norm(b)
     x, r, reason, used = _zeros(b), b, "converged", 0
     basis = Basis(b / (start or 1.0))
     d, d_older = x, x
@@ -186,7 +191,7 @@ def minres(
                 break
         if math.hypot(diagonal, delta_next) <= floor * basis.scale:  # |A r| / |r|
             reason = "least squares"
-            x = x - (_dot(x, r) / phi**2) * r
+            x = x - _dot(x, r / phi) * (r / phi)
             break
         turned = math.hypot(diagonal, below)
         d, d_older = (v - above * d - epsilon * d_older) / turned, d
@@ -233,9 +238,9 @@ def lanczos(A: Operator, start: Array, steps: int) -> Tridiagonal:
     (array([1., 2., 3.]), 0.0)
     """
     product, start, size = _problem("lanczos", A, start)
-    if not isinstance(steps, int) or steps < 1:
+    if not is_count(steps, 1):
         raise ValueError(f"lanczos: steps must be an integer >= 1, got {steps!r}")
-    steps, length = min(steps, size), _norm(start)
+    steps, length = min(steps, size), norm(start)
     if length == 0:
         raise ValueError("lanczos: the starting vector is zero")
     basis = Basis(start / length)
@@ -290,15 +295,42 @@ def orthogonalize(basis: Array, w: Array) -> tuple[Array, np.ndarray, float]:
     >>> orthogonalize(np.array([[1.0, 0.0]]), np.array([3.0, 4.0]))
     (array([0., 4.]), array([3.]), 4.0)
     """
-    parts, norm = np.zeros(len(basis)), _norm(w)
+    parts, rest = np.zeros(len(basis)), norm(w)
     for _ in range(4):
         along = basis @ w
         w = w - along @ basis
         parts += to_numpy(along)
-        before, norm = norm, _norm(w)
-        if norm > 0.7 * before:  # nothing was left to take away: twice is enough, but for a w that is rounding itself
+        before, rest = rest, norm(w)
+        if rest > 0.7 * before:  # nothing was left to take away: twice is enough, but for a w that is rounding itself
             break
-    return w, parts, norm
+    return w, parts, rest
+
+
+def is_count(n: Any, least: int) -> bool:
+    """Tell whether n is an integer, Python's or NumPy's, of at least so much.
+
+    >>> is_count(np.int64(2), 1), is_count(2.0, 1)
+    (True, False)
+    """
+    return isinstance(n, Integral) and int(n) >= least
+
+
+def norm(x: Array) -> float:
+    """Return the Euclidean length of a vector, however small or large its elements are; nan or inf if one of them is.
+
+    >>> norm(np.array([3e-200, 4e-200])), norm(np.array([0.0, 1e200]))
+    (5e-200, 1e+200)
+    """
+    numbers = np.finfo(x.dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        square = float(x @ x)
+        if float(numbers.tiny / numbers.eps) < square < math.inf:
+            return math.sqrt(square)
+        top = float(abs(x).max()) if x.size else 0.0
+        if not 0 < top < math.inf:
+            return top
+        scale = _power(x)
+        return scale * math.sqrt(_dot(x / scale, x / scale))
 
 
 def _problem(who: str, A: Operator, b: Array) -> tuple[Product, Array, int]:
@@ -306,22 +338,25 @@ def _problem(who: str, A: Operator, b: Array) -> tuple[Product, Array, int]:
     if not is_array(b) or b.ndim != 1 or b.dtype.kind != "f" or not b.size:
         got = f"{b.dtype} {b.shape}" if is_array(b) else type(b).__name__
         raise TypeError(f"{who}: needs a floating array of shape (P,), got {got}")
-    if not math.isfinite(_norm(b)):
+    if not math.isfinite(norm(b)):
         raise ValueError(f"{who}: the vector has elements that are not finite")
-    return _product(who, A), b, b.size
+    return _product(who, A, b.size), b, b.size
 
 
-def _product(who: str, A: Operator) -> Product:
+def _product(who: str, A: Operator, size: int) -> Product:
     """Return v -> A v, which refuses a result that is not a finite vector like v."""
     if not hasattr(A, "__matmul__") and not callable(A):
         raise TypeError(f"{who}: needs a function v -> A v, or a matrix or operator with @, got {type(A).__name__}")
+    shape = tuple(getattr(A, "shape", (size, size)))
+    if shape != (size, size):
+        raise ValueError(f"{who}: a vector of {size} elements needs a matrix ({size}, {size}), got {shape}")
 
     def product(v: Array) -> Array:
         w = A @ v if hasattr(A, "__matmul__") else A(v)
         if type(w) is not type(v) or w.shape != v.shape:
             got = f"{type(w).__name__} {getattr(w, 'shape', '')}"
             raise ValueError(f"{who}: the product of A and a vector {v.shape} must be such a vector, got {got}")
-        if not math.isfinite(_norm(w)):
+        if not math.isfinite(norm(w)):
             raise ValueError(f"{who}: the product of A and a finite vector is not finite")
         return w.astype(v.dtype, copy=False)
 
@@ -350,5 +385,7 @@ def _dot(x: Array, y: Array) -> float:
     return float(x @ y)
 
 
-def _norm(x: Array) -> float:
-    return math.sqrt(_dot(x, x))
+def _power(x: Array) -> float:
+    """Return the power of two that is nearest below the largest |element|, 1 for zeros."""
+    top = float(abs(x).max())
+    return math.ldexp(0.5, math.frexp(top)[1]) if top else 1.0

@@ -12,9 +12,9 @@ from ..engine import autograd
 from ..engine.backend import Array
 from ..engine.modes import enable_grad
 from ..engine.tensor import Tensor, wrap
-from ..krylov import cg, lanczos
+from ..krylov import cg, lanczos, norm
 from .groups import at_least_zero, below_one
-from .newton import Expansion, NewtonOptimizer, StepReport, norm, ratio
+from .newton import Expansion, NewtonOptimizer, StepReport, fixed, ratio
 from .rules import OneOf, count_or_none
 
 DENSE_BYTES = 1 << 30  # a matrix that a step would form may take so many bytes
@@ -57,6 +57,7 @@ class Damped(NewtonOptimizer):
         return max(float(g @ model.here.product(g)) / float(g @ g), 0.0)
 
     def advance(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
+        closure = fixed(closure)
         model, own = self.model(xp, closure, group), self.memory
         here = model.here
         if here.gradient_norm <= group["tolerance_grad"]:
@@ -338,6 +339,8 @@ class LevenbergMarquardt(GaussNewton):
     def jacobian(self, xp: Any, r: Tensor) -> Array:
         """Return J (residuals, parameters), by rows or columns, whichever are fewer."""
         columns = sum(p.size for p in self.param_groups[0]["params"])
+        if not r.size:
+            return xp.zeros((0, columns), r.dtype)
         if r.size <= columns:
             units = xp.eye(r.size, dtype=r.dtype).reshape(r.size, *r.shape)
             return xp.stack([self.join(xp, self.pull(r, units[i], retain_graph=True)) for i in range(r.size)])

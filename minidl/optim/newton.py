@@ -16,11 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .._frozen import frozen_statistics
 from ..engine import autograd
 from ..engine.backend import Array
 from ..engine.modes import enable_grad
 from ..engine.tensor import Tensor
-from ..krylov import Solution, cg, steihaug
+from ..krylov import Solution, cg, norm, steihaug
 from .groups import at_least_zero, below_one
 from .linesearch import Point, strong_wolfe
 from .rules import above_zero, count_or_none
@@ -161,9 +162,22 @@ class NewtonOptimizer(VectorOptimizer):
             raise
 
 
-def norm(x: Array) -> float:
-    """Return the Euclidean length of a vector."""
-    return math.sqrt(float(x @ x))
+def fixed(closure: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the closure as one function of the parameters, for a step that compares several of its values.
+
+    The first call is as always, and moves running averages once; later ones repeat its random masks and move nothing.
+    """
+    frozen, called = frozen_statistics(), False
+
+    def evaluate() -> Any:
+        nonlocal called
+        if not called:
+            called = True
+            return closure()
+        with frozen:
+            return closure()
+
+    return evaluate
 
 
 def ratio(here: Expansion, new_value: float, predicted: float) -> float:
@@ -230,6 +244,7 @@ class TrustRegion(NewtonOptimizer):
         super().__init__(params, **options, tolerance_grad=tolerance_grad, maximize=maximize)
 
     def advance(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
+        closure = fixed(closure)
         here = self.expand(xp, closure)
         radius = self.memory.get("radius", group["radius"])
         if here.gradient_norm <= group["tolerance_grad"]:
@@ -285,6 +300,7 @@ class NewtonCG(NewtonOptimizer):
         super().__init__(params, lr=lr, max_iter=max_iter, tolerance_grad=tolerance_grad, maximize=maximize)
 
     def advance(self, xp: Any, closure: Callable[[], Any], group: Mapping[str, Any]) -> Any:
+        closure = fixed(closure)
         here = self.expand(xp, closure)
         g, size = here.gradient, here.gradient_norm
         if size <= group["tolerance_grad"]:

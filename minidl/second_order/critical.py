@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.backend import Array, to_numpy
+from ..krylov import norm
 from .dense import Hessian, hessian
 from .objective import Batches
 from .operator import HessianOperator
@@ -227,19 +228,15 @@ def judge(
 
 def flatness(here: Curvature) -> float:
     """Return |H g| / (|H| |g|), 0 where H g = 0."""
-    bent = norm(here.product(here.gradient))
-    return bent / (here.norm * norm(here.gradient)) if bent else 0.0
+    length = norm(here.gradient)
+    bent = norm(here.product(here.gradient / length)) if length else 0.0
+    return bent / here.norm if bent else 0.0
 
 
 def one_sign(v: Array) -> Array:
     """Return v or -v: that of which the largest element is positive, so that runs and machines agree."""
     top = v[int(abs(v).argmax())]
     return v if float(top) > 0 else -v
-
-
-def norm(v: Array) -> float:
-    """Return the Euclidean length of a vector."""
-    return math.sqrt(float(v @ v))
 
 
 def check_tolerances(who: str, **given: float | None) -> None:

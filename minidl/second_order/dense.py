@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -192,7 +193,7 @@ class _Work:
                 f"{self.who}: the loss has kinks ({', '.join(names)}): this is the Hessian of the smooth region around "
                 "the parameters, and says nothing of the kinks between regions",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=_caller(),
             )
 
     def fill(self, make: Callable[[ParameterVector], Canvas]) -> Canvas:
@@ -250,6 +251,14 @@ class _Work:
         loss, gradient = self.operator.loss_and_gradient()
         how = (self.method, self.reason, self.asymmetry)
         return Hessian(canvas.arrays[group], shapes, loss, gradient[self.parameters.xp.asarray(places)], *how)
+
+
+def _caller() -> int:
+    """Return the `stacklevel` at which a warning of the function that calls this names the line outside the library."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _memory() -> float:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.backend import Array, on_device
+from ..krylov import is_count
 from .matrix import Matrix
 
 DENSE = 256  # up to so many parameters P products are made, and the result is exact
@@ -52,8 +53,10 @@ def trace(op: Any, method: str = "auto", *, samples: int = 100, rtol: float | No
     6.0
     """
     least = 6 if method == "hutch++" else 2
-    if not isinstance(samples, int) or samples < least:
+    if not is_count(samples, least):
         raise ValueError(f"trace: samples must be an integer >= {least}, got {samples!r}")
+    if rtol is not None and not 0 <= rtol < math.inf:
+        raise ValueError(f"trace: rtol must be a finite number >= 0, got {rtol!r}")
     A = Matrix("trace", op)
     if is_exact("trace", method, A, METHODS):
         return Estimate(_exact(A), 0.0, 0, A.matvecs, "exact")
@@ -72,7 +75,7 @@ def estimate_diagonal(op: Any, *, samples: int = 100, seed: int = 0) -> Estimate
     >>> estimate_diagonal(np.diag([1.0, 2.0, 3.0]), samples=2).value
     array([1., 2., 3.])
     """
-    if not isinstance(samples, int) or samples < 2:
+    if not is_count(samples, 2):
         raise ValueError(f"estimate_diagonal: samples must be an integer >= 2, got {samples!r}")
     A, rng = Matrix("estimate_diagonal", op), np.random.default_rng(seed)
     xp, place = on_device(A.device)

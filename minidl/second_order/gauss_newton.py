@@ -14,6 +14,7 @@ import numpy as np
 from ..engine import autograd
 from ..engine.backend import MODULES, Array, as_array, device_of, on_device, to_device, to_numpy
 from ..engine.tensor import Tensor, wrap
+from ..krylov import is_count
 from .objective import Batches
 from .operator import CurvatureOperator
 from .parameters import Params
@@ -164,7 +165,7 @@ class FisherOperator(_OutputOperator):
                 raise ValueError(f"fisher: {name} must be one of {', '.join(known)}, got {value!r}")
         if (kind == "empirical") != (targets is not None):
             raise ValueError("fisher: kind='empirical' needs targets=, a function of the batch, and no other kind does")
-        if not isinstance(samples, int) or samples < 1:
+        if not is_count(samples, 1):
             raise ValueError(f"fisher: samples must be an integer >= 1, got {samples!r}")
         self.likelihood, self.kind, self.targets, self.samples, self.seed = likelihood, kind, targets, samples, seed
         super().__init__("fisher", outputs_fn, params, batches)
@@ -201,6 +202,10 @@ class FisherOperator(_OutputOperator):
         if self.likelihood == "categorical":
             if y.shape != mean.shape[:1] or y.dtype.kind not in "iu":
                 raise ValueError(f"fisher: targets must be {mean.shape[:1]} integer classes, got {y.shape} {y.dtype}")
+            wrong = to_numpy((y < 0) | (y >= mean.shape[1])).nonzero()[0]
+            if len(wrong):
+                n = int(wrong[0])
+                raise IndexError(f"fisher: targets must lie in [0, {mean.shape[1]}), got {int(y[n])} at index {n}")
             with place:
                 return (y[:, None] == xp.arange(mean.shape[1])).astype(mean.dtype)
         if y.shape != mean.shape:

@@ -34,7 +34,7 @@ def add_hessian(canvas: Canvas, loss: Tensor, factor: float) -> float:
     totals = [(share, reading) for share, reading in readings if reading.kind == TOTAL]
     if not totals and any(reading.kind != CONSTANT for _, reading in readings):
         raise Mixed("the loss is no sum over samples")
-    replays = [Replay(reading, parameters, share) for share, reading in totals]
+    replays = [Replay(reading, parameters, share) for share, reading in totals if reading.rows != 0]
     asymmetry = 0.0
     for replay in replays:
         canvas.begin(replay.sites, replay.size)

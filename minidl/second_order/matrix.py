@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engine.backend import Array, array_module, device_of, is_array, on_device, to_device
 from ..engine.tensor import Tensor
+from ..krylov import norm
 
 
 class Matrix:
@@ -42,7 +43,7 @@ class Matrix:
         if not is_array(w) or w.shape != v.shape:
             got = f"{type(w).__name__} {getattr(w, 'shape', '')}"
             raise ValueError(f"{self.who}: the product with a vector {v.shape} must be such a vector, got {got}")
-        if not math.isfinite(float(w @ w)):
+        if not math.isfinite(norm(w)):
             raise ValueError(f"{self.who}: the product with a finite vector is not finite")
         return w.astype(self.dtype, copy=False)
 

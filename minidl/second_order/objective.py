@@ -99,7 +99,7 @@ def check_finite(who: str, what: str, flat: Array) -> Array:
     if not math.isfinite(total):
         wrong = int((~np.isfinite(to_numpy(flat))).sum())
         if wrong:
-            raise ValueError(f"{who}: {wrong} of the {flat.size} elements of the {what} are not finite here")
+            raise ValueError(f"{who}: {wrong} of the {flat.size} elements of the {what} are not finite")
     return flat
 
 

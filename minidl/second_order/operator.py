@@ -49,9 +49,10 @@ class CurvatureOperator:
     # ---- products --------------------------------------------------------------------------------------------------
 
     def matvec(self, v: Any) -> Array:
-        """Return the product with a vector (P,), an array of the parameters' dtype; ValueError for another shape."""
+        """Return the product with a vector (P,), an array of the parameters' dtype; ValueError for another, or nan."""
         self._follow()
-        return self._product(self.parameters.vector(v, type(self).__name__))
+        who = type(self).__name__
+        return self._product(check_finite(who, "vector", self.parameters.vector(v, who)))
 
     def matmat(self, vectors: Any) -> Array:
         """Return the product with a matrix (P, k), one column after the other."""

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..engine.backend import Array, to_device
-from .critical import Curvature, check_tolerances, curvature, judge, norm, one_sign
+from ..krylov import norm
+from .critical import Curvature, check_tolerances, curvature, judge, one_sign
 from .objective import Batches, Objective
 from .parameters import ParameterVector, Params
 
+FARTHEST = 2.0**20  # where doubling the step ends, for a loss that falls forever
 OPTIONS = {"negative_curvature": {"step"}, "perturbed_descent": {"radius", "lr", "max_iter", "seed"}}
 
 
@@ -60,8 +62,8 @@ def escape(
 
     method : "negative_curvature"  theta + s u, with u the eigenvector of the smallest eigenvalue lambda of H, signed so
                  that the loss falls: by -s g'u - s^2 lambda / 2 to second order.
-                 step=s: by so much; without it the largest of 1, 2, 4, ... (or 1/2, 1/4, ...) that brings at least
-                 half of what is predicted. Nothing moves where lambda >= -tol
+                 step=s: by so much; without it the largest of 1, 2, 4, ..., 2^20 (or 1/2, 1/4, ...) that brings at
+                 least half of what is predicted. Nothing moves where lambda >= -tol
              "perturbed_descent"   theta + xi, xi at random from the ball |xi| <= radius, then at most max_iter steps of
                  descent, until the loss is more than 1/2 radius^2 max |lambda| lower than at theta: farther than the
                  model falls within the ball (after Jin et al. 2017, arXiv:1703.00887, Alg. 1). A step is halved until
@@ -71,8 +73,9 @@ def escape(
     tol          : an eigenvalue above -tol is not negative; as for `classify`.
     curvature_by : "dense", "lanczos" or "auto", as `method` of `classify`.
 
-    If the loss does not fall, or anything raises, the parameters are where they were, bit by bit. Other arguments and
-    errors are those of `hessian`; TypeError for an option that the method does not have, ValueError for one <= 0.
+    If the loss does not fall, falls to -inf, or anything raises, the parameters are where they were, bit by bit. Other
+    arguments and errors are those of `hessian`; TypeError for an option that the method does not have, ValueError for
+    one <= 0.
 
     >>> w = tensor([0.0, 0.0], dtype="float64", requires_grad=True)
     >>> found = escape(lambda: (1 - w[0] * w[1]) ** 2, w)
@@ -149,20 +152,20 @@ class _Attempt:
         new, falling, d = min(tried, key=lambda x: x[0] if math.isfinite(x[0]) else math.inf)
         if step is None:
             s, new = self.sized(d, new, lambda t: t * falling - t * t * value / 2)
-        if not new < self.here.loss:
+        if not -math.inf < new < self.here.loss:
             return self.stayed(f"the loss does not fall at the distance {s:g}")
         return self.arrived(s * d, new, "negative curvature")
 
     def sized(self, d: Array, new: float, predicted: Callable[[float], float]) -> tuple[float, float]:
         """Return the largest of ..., 1/2, 1, 2, ... that brings half of what is predicted, and the loss there."""
         s, first = 1.0, self.here.loss - new >= predicted(1.0) / 2
-        while first:
+        while first and s < FARTHEST:
             further = self.loss_at(self.theta + 2 * s * d)
-            if not (further < new and self.here.loss - further >= predicted(2 * s) / 2):
-                return s, new
+            if not (-math.inf < further < new and self.here.loss - further >= predicted(2 * s) / 2):
+                break
             s, new = 2 * s, further
         least = float(np.finfo(d.dtype).eps) * (1 + norm(self.theta))
-        while not self.here.loss - new >= predicted(s) / 2 and s > least:
+        while not (new > -math.inf and self.here.loss - new >= predicted(s) / 2) and s > least:
             s /= 2
             new = self.loss_at(self.theta + s * d)
         return s, new
@@ -179,7 +182,7 @@ class _Attempt:
         rate = lr or (1 / here.norm if here.norm else 1.0)
         new = self.loss_at(theta)
         for _ in range(max_iter):
-            if new < goal:
+            if -math.inf < new < goal:
                 return self.arrived(theta - self.theta, new, "the loss fell further than within the ball")
             self.parameters.set(theta)
             g = self.objective.value_and_gradient()[1]
@@ -188,7 +191,7 @@ class _Attempt:
             while not there <= new - rate * float(g @ g) / 4 and rate * norm(g) > 1e-12 * radius:
                 rate /= 2
                 there = self.loss_at(theta - rate * g)
-            if not there < new:
+            if not -math.inf < there < new:
                 break
             theta, new = theta - rate * g, there
             rate = lr or 2 * rate

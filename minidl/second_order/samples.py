@@ -223,16 +223,37 @@ def _sums_rows(op: Any, shapes: tuple[Shape, ...], static: dict[str, Any]) -> bo
 
 
 KINKED = {"relu", "leaky_relu", "hardtanh", "clip", "absolute", "maximum", "minimum", "max", "min", "max_pool"}
+KINKED |= {"sign", "copysign", "fmod", "mod", "floor", "ceil", "round", "trunc"}  # and jumps
 
 
 def kinks(loss: Node) -> list[str]:
     """Return the names of the operations with kinks that a loss is made of, without repeats.
 
-    `where` is one if both of its branches can vary.
+    `where` is one if both of its branches can vary, elu where its slope jumps at 0. None are x / (1 + |x|), and
+    max(|x|, c) of a Euclidean norm: that guards a division.
     """
-    found: list[str] = []
-    for node in history([loss]):
-        name = getattr(node.op, "name", "")
-        if name in KINKED or (name == "where" and len([p for p in node.parents[1:] if p is not None]) == 2):
-            found.append(name)
-    return list(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    nodes = history([loss])
+    smooth = {_soft_sign(node) for node in nodes}
+    for node in nodes:
+        name, parents = _name(node), node.parents
+        two = len([p for p in parents[1:] if p is not None]) == 2
+        guard = name == "maximum" and {_name(p) for p in parents} == {"norm", ""}
+        jump = name == "elu" and abs(node.static["alpha"] * node.static["rate"] - 1) > 1e-12
+        if (name in KINKED and node not in smooth and not guard) or (name == "where" and two) or jump:
+            found[name] = None
+    return list(found)
+
+
+def _name(node: Node | None) -> str:
+    """Return the name of the operation that made a node, "" for a leaf or a constant."""
+    return getattr(getattr(node, "op", None), "name", "")
+
+
+def _soft_sign(node: Node) -> Node | None:
+    """Return the node |x| of an x / (c + |x|), None for another node."""
+    if _name(node) != "divide" or _name(node.parents[1]) != "add":
+        return None
+    below = [p for p in node.parents[1].parents if p is not None]  # type: ignore[union-attr]
+    is_one = len(below) == 1 and _name(below[0]) == "absolute" and below[0].parents[0] is node.parents[0]
+    return below[0] if is_one else None

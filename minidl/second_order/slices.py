@@ -11,6 +11,7 @@ import numpy as np
 
 from ..engine.backend import Array, device_of, is_array, to_device, to_numpy
 from ..engine.tensor import Tensor
+from ..krylov import norm
 from .objective import Batches, Objective
 from .parameters import ParameterVector, Params
 
@@ -226,7 +227,7 @@ def _directions(parameters: ParameterVector, given: Any) -> list[Array]:
     vectors = [_vector(parameters, d, "loss_slice") for d in ([given] if one else given)]
     if not 1 <= len(vectors) <= 2:
         raise ValueError(f"loss_slice: needs one direction or two, got {len(vectors)}")
-    if not all(math.isfinite(float(d @ d)) for d in vectors):
+    if not all(math.isfinite(norm(d)) for d in vectors):
         raise ValueError("loss_slice: a direction has elements that are not finite")
     return vectors
 

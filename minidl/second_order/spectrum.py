@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.backend import Array, array_module, is_array, on_device, to_device, to_numpy
-from ..krylov import Basis, lanczos
+from ..krylov import Basis, is_count, lanczos, norm
 from .estimate import Estimate, is_exact, standard_error
 from .matrix import Matrix
 
@@ -77,14 +77,14 @@ def eigsh(
     rng = np.random.default_rng(seed)
     start = None if v0 is None else _vector(v0)
     A = Matrix("eigsh", op, start)
-    _check(A, k, which, start, max_matvecs)
+    _check(A, k, which, tol, start, max_matvecs)
     with on_device(A.device)[1]:
         if is_exact("eigsh", method, A) or (method == "auto" and 4 * k > A.size):
             return _by_entries(A, k, which)
         tol = float(np.finfo(A.dtype).eps) ** 0.5 if tol is None else tol
         search = _Search(A, k, which, tol, max_matvecs, verify, rng)
         values, rows, found = search.run(_mixed(A, start, rng))
-        residuals = np.array([_norm(A(rows[i]) - float(values[i]) * rows[i]) for i in range(k)])
+        residuals = np.array([norm(A(rows[i]) - float(values[i]) * rows[i]) for i in range(k)])
     exact_enough = bool((residuals <= tol * search.scale).all())
     if not (exact_enough and found):
         left = f"residuals up to {residuals.max():.1e}, and not {tol * search.scale:.1e}"
@@ -111,7 +111,7 @@ def _by_entries(A: Matrix, k: int, which: str) -> Eigenpairs:
     vectors = vectors[:, to_device(chosen, A.device)]
     host = to_numpy(values)[chosen].astype(np.float64)
     rest = H @ vectors - vectors * to_device(host.astype(A.dtype), A.device)
-    residuals = np.sqrt(to_numpy((rest * rest).sum(axis=0)).astype(np.float64))
+    residuals = np.array([norm(rest[:, i]) for i in range(k)])
     return Eigenpairs(host, vectors, residuals, True, A.matvecs)
 
 
@@ -128,7 +128,7 @@ class _Search:
 
     def run(self, start: Array) -> tuple[np.ndarray, Array, bool]:
         """Return the wanted values, the vectors as rows, and whether they converged with none missing."""
-        basis, T, left = Basis(start / _norm(start)), np.zeros((0, 0)), 0
+        basis, T, left = Basis(start / norm(start)), np.zeros((0, 0)), 0
         while True:
             along, rest = basis.extend(self.A(basis.rows[len(T)]))
             m = len(T) + 1
@@ -208,27 +208,25 @@ class _Search:
 def _mixed(A: Matrix, start: Array | None, rng: np.random.Generator) -> Array:
     """Return the vector to start from: random, or the one given with some noise."""
     noise = A.normal(rng)
-    return noise if start is None else start.astype(A.dtype) / _norm(start) + (NOISE / _norm(noise)) * noise
+    return noise if start is None else start.astype(A.dtype) / norm(start) + (NOISE / norm(noise)) * noise
 
 
-def _check(A: Matrix, k: int, which: str, start: Array | None, max_matvecs: int) -> None:
+def _check(A: Matrix, k: int, which: str, tol: float | None, start: Array | None, max_matvecs: int) -> None:
     if which not in ENDS:
         raise ValueError(f"eigsh: which must be one of {', '.join(ENDS)}, got {which!r}")
-    if not isinstance(k, int) or not 1 <= k <= A.size:
+    if not is_count(k, 1) or k > A.size:
         raise ValueError(f"eigsh: k must be an integer from 1 to {A.size}, got {k!r}")
+    if tol is not None and not 0 <= tol < math.inf:
+        raise ValueError(f"eigsh: tol must be a finite number >= 0, got {tol!r}")
     if max_matvecs < 2 * k + 1:
         raise ValueError(f"eigsh: k = {k} eigenpairs need max_matvecs of at least {2 * k + 1}, got {max_matvecs!r}")
-    if start is not None and (start.shape != (A.size,) or not 0 < _norm(start) < math.inf):
+    if start is not None and (start.shape != (A.size,) or not 0 < norm(start) < math.inf):
         raise ValueError(f"eigsh: v0 must be a finite vector of shape ({A.size},), not zero, got shape {start.shape}")
 
 
 def _vector(v: Any) -> Array:
     v = getattr(v, "array", v)
     return v if is_array(v) and v.dtype.kind == "f" else np.asarray(v, dtype=np.float64)
-
-
-def _norm(v: Array) -> float:
-    return math.sqrt(float(v @ v))
 
 
 class Spectrum:
@@ -323,7 +321,7 @@ def spectrum(op: Any, method: str = "auto", *, steps: int = 80, probes: int = 10
     array([[1., 3., 3.]])
     """
     for name, value, least in (("steps", steps, 1), ("probes", probes, 2)):
-        if not isinstance(value, int) or value < least:
+        if not is_count(value, least):
             raise ValueError(f"spectrum: {name} must be an integer >= {least}, got {value!r}")
     A, rng = Matrix("spectrum", op), np.random.default_rng(seed)
     with on_device(A.device)[1]:

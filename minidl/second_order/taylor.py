@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.backend import Array
-from .critical import norm
+from ..krylov import norm
 from .objective import Batches
 from .operator import HessianOperator
 from .parameters import Params
