@@ -1,9 +1,9 @@
 """One training step of a 784-128-64-10 ReLU network: minidl, NumPy by hand, PyTorch and JAX side by side.
 
 A step is zero_grad, forward, softmax cross-entropy, backward, Adam; minidl runs it as it is written, and captured
-(`md.capture`), as JAX runs it compiled. The ratios are those of the captured step. All start from the same parameters and see the same
-images; the labels change from step to step, so that the gradient never dies away into denormal numbers, which would be
-timed instead. Before anything is timed, the losses of three steps must agree.
+(`md.capture`), as JAX runs it compiled. The ratios are those of the captured step. All start from the same parameters
+and see the same images; the labels change from step to step, so that the gradient never dies away into denormal
+numbers, which would be timed instead. Before anything is timed, the losses of three steps must agree.
 
     python benchmarks/mlp.py [--batches 1 32 128 1024] [--threads 1] [--rounds 40]
 """
